@@ -299,6 +299,9 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         digest: None,
         base: None,
         loosened: Vec::new(),
+        hold: None,
+        holds: Default::default(),
+        overridden: None,
         snapshot: None,
     };
     metrics.count_reconciliation(&ReconciliationReport {

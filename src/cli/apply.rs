@@ -19,9 +19,11 @@ use super::{Exit, Output, signals};
 use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
-use crate::plan::{Approved, Digest, Limits, MaxChanges};
+use crate::plan::{
+    Approved, Digest, Limits, MaxChanges, OverriddenHold, Plan, describe_hold, parse_hold_reason,
+};
 use crate::reconcile::plan_file::{self, PlanFile};
-use crate::reconcile::{Failure, apply};
+use crate::reconcile::{self, Failure, apply};
 use crate::render::text::Layout;
 use crate::render::{github, markdown, text};
 use crate::report::plan;
@@ -44,6 +46,9 @@ pub(super) struct ApplyArgs {
     /// Apply exactly the plan with this digest, whatever --max-changes allows
     #[arg(long, value_parser = Digest::parse, value_name = "DIGEST")]
     approve: Option<Digest>,
+    /// Apply the approved plan although workspace.yaml suspends writes, for this reason: it is logged
+    #[arg(long, value_parser = parse_hold_reason, requires = "approve", value_name = "REASON")]
+    override_hold: Option<String>,
     /// Apply the plan that plan --out wrote to this file, without a prompt; refused if the files or the live state changed
     #[arg(long = "plan", value_name = "FILE", conflicts_with_all = ["approve", "only"])]
     saved: Option<PathBuf>,
@@ -84,7 +89,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         comparison = compare(&setup, None) => comparison,
         () = stop.cancelled() => Err(PlanFailure::new(Failure::Stopped)),
     };
-    let comparison = match comparison {
+    let mut comparison = match comparison {
         Ok(comparison) => comparison,
         Err(failure) => {
             let exit = failure.report(&setup, args.format, &place, output);
@@ -92,6 +97,9 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             return Ok(exit);
         }
     };
+    if let (Some(digest), Some(reason)) = (&args.approve, &args.override_hold) {
+        comparison.planned.plan.override_hold(digest, reason);
+    }
     let diagnostics = &comparison.desired.loaded.diagnostics;
     output.diagnostics(
         diagnostics,
@@ -193,6 +201,9 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         }
     }
 
+    if let Some(overridden) = &approved.plan().overridden {
+        log_override(approved.plan(), overridden);
+    }
     let report = apply_plan(
         args,
         &setup,
@@ -209,6 +220,20 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         .any(|result| !result.outcome.is_done())
         || has_obstacle(plan);
     Ok(Exit::Failed.when(failed))
+}
+
+/// The line of the audit log.
+fn log_override(plan: &Plan, overridden: &OverriddenHold) {
+    let (workspace, digest) = (printable(&plan.workspace.slug), plan.digest.as_ref());
+    let digest = digest.map(ToString::to_string).unwrap_or_default();
+    let reason = printable(&overridden.reason);
+    let hold = describe_hold(&overridden.hold);
+    tracing::warn!(
+        workspace,
+        digest,
+        reason,
+        "the plan {digest} was approved and is applied although {hold}; the reason of the approval: {reason}"
+    );
 }
 
 async fn apply_plan(
@@ -235,7 +260,7 @@ async fn apply_plan(
             );
         }
     }
-    let writer = setup.api.writer(&reader);
+    let writer = reconcile::writer(&setup.api, &reader, approved);
     let options = apply::Options {
         caller: apply::Caller::Command {
             concurrency: args.concurrency.get().into(),

@@ -98,6 +98,9 @@ pub(crate) fn plan(entries: Vec<PlanEntry>) -> Plan {
         digest: None,
         base: None,
         loosened: Vec::new(),
+        hold: None,
+        holds: Default::default(),
+        overridden: None,
         snapshot: None,
     }
 }

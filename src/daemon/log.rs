@@ -10,7 +10,7 @@ use crate::desired::git::CheckoutTrust;
 use crate::model::{
     Diagnostic, Hold, Provider, Revision, Severity, ellipsize, human_duration, printable,
 };
-use crate::plan::{Cause, Plan, PlanEntry, Verdict, refusal};
+use crate::plan::{Cause, Plan, PlanEntry, Verdict, describe_hold, refusal};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::reconcile::{Failure, today};
 use crate::report::status::Mode;
@@ -27,6 +27,17 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
     match &report.findings.approval {
         Some(Approval::Used(digest)) => {
             info!(%digest, "the plan {digest} was approved and is applied despite --max-changes");
+        }
+        Some(Approval::Overrode(digest, overridden)) => {
+            let (hold, reason) = (
+                describe_hold(&overridden.hold),
+                printable(&overridden.reason),
+            );
+            warn!(
+                %digest,
+                reason,
+                "the plan {digest} was approved and is applied although {hold}; the reason of the approval: {reason}"
+            );
         }
         Some(Approval::Forgotten(digest)) => {
             warn!(%digest, "the approval of {digest} is void: files or live state have changed since");

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 
 use super::pause::{LONGEST_PAUSE, growing, spread};
 use super::publisher::now;
-use super::reconciliation::{KeyFindings, ReconciliationReport, ReconciliationResult};
+use super::reconciliation::{
+    KeyFindings, ReconciliationReport, ReconciliationResult, WorkspaceRules,
+};
 use super::state_file::{LOST_AT_END, PATIENCE, Remembered, RememberedField, StateStore};
 use super::updates::Updates;
 use crate::desired::git::CheckoutTrust;
@@ -80,6 +82,8 @@ pub struct Memory {
     key_news: Option<Result<(KeyExpiry, i32), ExpiryError>>,
     /// A read of the definitions that was given up and may still hang.
     pub(super) reading: Option<JoinHandle<()>>,
+    /// What `workspace.yaml` said when it was last read.
+    pub(super) rules: Option<WorkspaceRules>,
     /// The names of other entries of the configuration with the same Calry workspace.
     pub(super) also: Vec<String>,
     file: SavedState,
@@ -218,6 +222,7 @@ impl Memory {
             trust: None,
             key_news: None,
             reading: None,
+            rules: None,
             also: Vec::new(),
             state: Arc::clone(state),
             applied: AppliedState::new(),

@@ -21,6 +21,7 @@ use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, PlanEntry, Refusal, Summary};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::links::Links;
+use crate::report::plan::WorkspaceHoldItem;
 use crate::report::status::{
     ApiKeyStatus, ChangeRecord, History, LastUpdate, ProviderState, ProviderStatus,
     ReconciliationOutcome, ReconciliationRecord, ReconciliationStart, RepositoryStatus, Trigger,
@@ -274,6 +275,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
         status.providers = plan.entries.iter().map(provider).collect();
         status.summary = Some(summary(status));
         status.compared = Some(now);
+        status.hold = WorkspaceHoldItem::of(plan);
         status.workspace = Some(plan.workspace.clone());
         status.revision = plan.revision.clone();
         status.ready = true;

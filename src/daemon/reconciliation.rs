@@ -15,7 +15,7 @@ use tracing::field::Empty;
 
 use super::inputs::WatchedInputs;
 use super::publisher::now;
-use super::trigger::TriggerQueue;
+use super::trigger::{ApprovedDigest, TriggerQueue};
 use super::updates::{PATIENCE, UPDATE_PENDING, outdated_updates};
 use super::{BackedOff, LoopFile, LoopSettings, Memory};
 use crate::desired::definitions::{Loaded, Pin};
@@ -23,10 +23,12 @@ use crate::desired::git::{CheckoutTrust, TrustedLoadError};
 use crate::live::{ApiKey, ExpiryError, KeyError, ReadCalry as _};
 use crate::machine;
 use crate::model::{
-    Diagnostic, KeyExpiry, KeyStage, Provider, Revision, SPANS, Workspace, ellipsize,
-    first_problems, printable,
+    Diagnostic, KeyExpiry, KeyStage, Provider, Revision, SPANS, Workspace, WorkspaceHolds,
+    ellipsize, first_problems, printable,
 };
-use crate::plan::{Cause, Digest, Limits, Plan, PlanEntry, Refusal, Verdict};
+use crate::plan::{
+    Cause, Digest, Limits, OverriddenHold, Plan, PlanEntry, Refusal, Verdict, describe_hold,
+};
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawal};
 use crate::reconcile::{self, Failure, Planned};
 use crate::report::status::{Mode, ReconciliationOutcome, RepositoryFailure, Trigger};
@@ -108,6 +110,8 @@ pub enum FetchState {
 pub enum Approval {
     /// The plan with this digest was applied in spite of the limit.
     Used(Digest),
+    /// The plan with this digest was applied although the workspace is on hold.
+    Overrode(Digest, OverriddenHold),
     /// It was for this digest, and the plan has changed since.
     Forgotten(Digest),
 }
@@ -337,6 +341,12 @@ async fn attempt(
         }
     }
     let runs = memory.updates.runs();
+    let rules = WorkspaceRules::of(&desired.loaded);
+    if memory.rules.as_ref().is_some_and(|before| *before != rules) {
+        // They were approved under other holds.
+        runs.withdraw_all();
+    }
+    memory.rules = Some(rules);
     runs.withdraw(&desired.loaded);
     findings.revision.clone_from(&desired.revision);
     #[cfg(test)]
@@ -419,13 +429,23 @@ async fn attempt(
         return Ok(ReconciliationResult::Observed(plan));
     }
     let approval = triggers.take_approval();
+    if let Some(ApprovedDigest {
+        digest,
+        reason: Some(reason),
+    }) = &approval
+    {
+        plan.override_hold(digest, reason);
+    }
+    // Without a reason, an approval lifts no hold that began meanwhile.
     let approve = approval
-        .clone()
-        .filter(|approved| plan.digest.as_ref() == Some(approved));
-    findings.approval = approval.map(if approve.is_some() {
-        Approval::Used
-    } else {
-        Approval::Forgotten
+        .as_ref()
+        .map(|approval| &approval.digest)
+        .filter(|approved| plan.digest.as_ref() == Some(approved) && plan.suspended() == 0)
+        .cloned();
+    findings.approval = approval.map(|approval| match (&plan.overridden, &approve) {
+        (Some(overridden), _) => Approval::Overrode(approval.digest, overridden.clone()),
+        (None, Some(_)) => Approval::Used(approval.digest),
+        (None, None) => Approval::Forgotten(approval.digest),
     });
     let limits = Limits {
         max_changes: settings.max_changes,
@@ -433,7 +453,13 @@ async fn attempt(
     };
     let approved = match plan.approve(&limits) {
         Ok(approved) => {
-            triggers.set_refused(None);
+            let plan = approved.plan();
+            match (&plan.hold, &plan.digest) {
+                (Some(hold), Some(digest)) if plan.suspended() > 0 => {
+                    triggers.set_on_hold(digest.clone(), describe_hold(hold));
+                }
+                _ => triggers.set_refused(None),
+            }
             approved
         }
         Err(refused) => {
@@ -446,10 +472,10 @@ async fn attempt(
     if let Some(listener) = &settings.apply_listener {
         listener(approved.plan());
     }
-    let pin = desired.loaded.pin.clone();
+    let rules = WorkspaceRules::of(&desired.loaded);
     let withdrawn = match inputs.as_deref().filter(|inputs| inputs.pending) {
         None => Withdrawal::Nothing,
-        watched => withdraw_outdated(settings, memory, watched, approved.plan(), &pin).await,
+        watched => withdraw_outdated(settings, memory, watched, approved.plan(), &rules).await,
     };
     let mut skip = memory.backed_off_steps(approved.plan(), trigger == Trigger::Request);
     skip.extend(memory.updates.busy(approved.plan()));
@@ -471,11 +497,12 @@ async fn attempt(
         skip,
         stop: stop.clone(),
     };
-    let (plan, writer) = (approved.plan().clone(), settings.api.writer(&reader));
+    let writer = reconcile::writer(&settings.api, &reader, &approved);
+    let plan = approved.plan().clone();
     let own = memory
         .updates
         .start(approved, (reader, writer), options, concurrency, withdrawn);
-    let results = wait_for_updates(settings, memory, inputs, own, (&plan, &pin), stop).await;
+    let results = wait_for_updates(settings, memory, inputs, own, (&plan, &rules), stop).await;
     let report = merge_results(&plan, results, late, findings);
     Ok(ReconciliationResult::Applied(plan, report))
 }
@@ -496,7 +523,7 @@ async fn wait_for_updates(
     memory: &mut Memory,
     mut inputs: Option<&mut WatchedInputs>,
     own: u64,
-    (plan, pin): (&Plan, &Pin),
+    (plan, rules): (&Plan, &WorkspaceRules),
     stop: &CancellationToken,
 ) -> Vec<UpdateResult> {
     let mut results = Vec::new();
@@ -518,12 +545,28 @@ async fn wait_for_updates(
             () = tokio::time::sleep_until(until), if looped => return results,
             () = changed(&mut inputs), if looped => {
                 let runs = memory.updates.runs();
-                if withdraw_outdated(settings, memory, inputs.as_deref(), plan, pin).await == Withdrawal::All {
+                if withdraw_outdated(settings, memory, inputs.as_deref(), plan, rules).await == Withdrawal::All {
                     runs.withdraw_all();
                 }
                 (outdated, until) = (true, until.min(Instant::now() + CHANGE_GRACE));
             }
             () = stop.cancelled(), if !stopping => {}
+        }
+    }
+}
+
+/// What `workspace.yaml` says: a change of it withdraws every update that has not begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkspaceRules {
+    pin: Pin,
+    holds: WorkspaceHolds,
+}
+
+impl WorkspaceRules {
+    fn of(loaded: &Loaded) -> Self {
+        Self {
+            pin: loaded.pin.clone(),
+            holds: loaded.holds.clone(),
         }
     }
 }
@@ -534,7 +577,7 @@ async fn withdraw_outdated(
     memory: &mut Memory,
     inputs: Option<&WatchedInputs>,
     plan: &Plan,
-    pin: &Pin,
+    rules: &WorkspaceRules,
 ) -> Withdrawal {
     let read = tokio::time::timeout(RELOAD_LIMIT, load(settings, memory)).await;
     let (Ok(Ok((Ok(mut desired), ..))), Some(unsettled)) =
@@ -542,7 +585,8 @@ async fn withdraw_outdated(
     else {
         return Withdrawal::All;
     };
-    if desired.loaded.pin != *pin {
+    if WorkspaceRules::of(&desired.loaded) != *rules {
+        memory.updates.runs().withdraw_all();
         return Withdrawal::All;
     }
     if settings.source.trust.is_none() {

@@ -26,6 +26,11 @@ pub struct Handle {
 pub enum NotPending {
     #[error("no refused plan to approve")]
     Nothing,
+    /// The workspace is on hold, as the sentence says.
+    #[error(
+        "{0}; in an emergency, send the reason of the approval as well: {{\"digest\": \"…\", \"reason\": \"…\"}}"
+    )]
+    NeedsReason(String),
     #[error(
         "the refused plan is now {0}, because files or live state have changed; review it, then approve that digest"
     )]
@@ -44,9 +49,25 @@ struct Pending {
     trigger: Option<Trigger>,
     /// The last push that a hook reported.
     push: Option<Push>,
-    /// The plan that the guard refused last, until the next plan.
-    refused: Option<Digest>,
-    approved: Option<Digest>,
+    /// The plan that the guard refused last, or that the workspace's hold suspends, until the next plan.
+    refused: Option<Approvable>,
+    approved: Option<ApprovedDigest>,
+}
+
+/// A plan that waits for an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Approvable {
+    pub(super) digest: Digest,
+    /// The hold that suspends it, as a sentence.
+    pub(super) hold: Option<String>,
+}
+
+/// An approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ApprovedDigest {
+    pub(super) digest: Digest,
+    /// Why the plan is applied although the workspace is on hold.
+    pub(super) reason: Option<String>,
 }
 
 impl Handle {
@@ -87,16 +108,26 @@ impl Handle {
         self.triggers.request(Trigger::Hook);
     }
 
-    /// Approves the refused plan in spite of the limit and requests a reconciliation, which applies it once if it makes
+    /// Approves the refused plan in spite of the limit, and with a reason in spite of the workspace's hold, and requests a reconciliation, which applies it once if it makes
     /// exactly this plan.
     ///
     /// # Errors
-    /// [`NotPending`] if another plan was refused, or none.
-    pub fn approve(&self, digest: &Digest) -> Result<(), NotPending> {
+    /// [`NotPending`] if another plan was refused, or none, and if there is no reason and the workspace is on hold.
+    pub fn approve(&self, digest: &Digest, reason: Option<&str>) -> Result<(), NotPending> {
         let mut pending = self.triggers.pending.lock();
         match &pending.refused {
-            Some(refused) if refused == digest => pending.approved = Some(digest.clone()),
-            Some(refused) => return Err(NotPending::Another(refused.clone())),
+            Some(refused) if refused.digest != *digest => {
+                return Err(NotPending::Another(refused.digest.clone()));
+            }
+            Some(Approvable {
+                hold: Some(hold), ..
+            }) if reason.is_none() => return Err(NotPending::NeedsReason(hold.clone())),
+            Some(_) => {
+                pending.approved = Some(ApprovedDigest {
+                    digest: digest.clone(),
+                    reason: reason.map(str::to_owned),
+                });
+            }
             None => return Err(NotPending::Nothing),
         }
         drop(pending);
@@ -140,7 +171,7 @@ impl TriggerQueue {
     }
 
     /// Takes the pending approval. It is used up by the next plan, whichever that is.
-    pub(super) fn take_approval(&self) -> Option<Digest> {
+    pub(super) fn take_approval(&self) -> Option<ApprovedDigest> {
         self.pending.lock().approved.take()
     }
 
@@ -151,7 +182,14 @@ impl TriggerQueue {
 
     /// Sets the refused plan; `None` after a plan that was not refused.
     pub(super) fn set_refused(&self, refused: Option<Digest>) {
+        let refused = refused.map(|digest| Approvable { digest, hold: None });
         self.pending.lock().refused = refused;
+    }
+
+    /// Sets the plan that the workspace's hold suspends.
+    pub(super) fn set_on_hold(&self, digest: Digest, hold: String) {
+        let hold = Some(hold);
+        self.pending.lock().refused = Some(Approvable { digest, hold });
     }
 }
 
@@ -184,10 +222,10 @@ mod tests {
     #[test]
     fn only_the_refused_plan_can_be_approved_and_only_once() {
         let handle = Handle::new(for_tests());
-        assert_eq!(handle.approve(&digest("a")), Err(NotPending::Nothing));
+        assert_eq!(handle.approve(&digest("a"), None), Err(NotPending::Nothing));
         handle.triggers().set_refused(Some(digest("a")));
         assert_eq!(
-            handle.approve(&digest("b")),
+            handle.approve(&digest("b"), None),
             Err(NotPending::Another(digest("a")))
         );
         assert_eq!(
@@ -195,12 +233,32 @@ mod tests {
             (None, None)
         );
         assert!(!handle.triggers().has_approval());
-        assert_eq!(handle.approve(&digest("a")), Ok(()));
+        assert_eq!(handle.approve(&digest("a"), None), Ok(()));
         assert!(handle.triggers().has_approval());
         assert_eq!(handle.triggers().take(), Some(Trigger::Request));
-        assert_eq!(handle.triggers().take_approval(), Some(digest("a")));
+        let approved = handle.triggers().take_approval().unwrap();
+        assert_eq!((approved.digest, approved.reason), (digest("a"), None));
         assert_eq!(handle.triggers().take_approval(), None);
         handle.triggers().set_refused(None);
-        assert_eq!(handle.approve(&digest("a")), Err(NotPending::Nothing));
+        assert_eq!(handle.approve(&digest("a"), None), Err(NotPending::Nothing));
+    }
+
+    #[test]
+    fn a_plan_on_hold_is_approved_only_with_a_reason() {
+        let handle = Handle::new(for_tests());
+        let hold = "the workspace is frozen until tomorrow: sales".to_owned();
+        handle.triggers().set_on_hold(digest("a"), hold.clone());
+        assert_eq!(
+            handle.approve(&digest("a"), None),
+            Err(NotPending::NeedsReason(hold))
+        );
+        assert!(!handle.triggers().has_approval());
+        assert_eq!(
+            handle.approve(&digest("b"), Some("why")),
+            Err(NotPending::Another(digest("a")))
+        );
+        assert_eq!(handle.approve(&digest("a"), Some("OPS-1")), Ok(()));
+        let approved = handle.triggers().take_approval().unwrap();
+        assert_eq!(approved.reason.as_deref(), Some("OPS-1"));
     }
 }

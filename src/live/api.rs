@@ -167,7 +167,10 @@ impl Api {
     /// Adds write access to a session.
     #[must_use]
     pub fn writer(&self, reader: &Reader) -> Writer {
-        Writer(Arc::clone(&reader.0))
+        Writer {
+            session: Arc::clone(&reader.0),
+            guard: Arc::clone(&self.write_guard),
+        }
     }
 }
 
@@ -177,7 +180,22 @@ pub struct Reader(Arc<Session>);
 
 /// A session that can write.
 #[derive(Clone, Debug)]
-pub struct Writer(Arc<Session>);
+pub struct Writer {
+    session: Arc<Session>,
+    /// It is asked right before each update.
+    guard: Arc<dyn WriteGuard>,
+}
+
+impl Writer {
+    /// The same writer, with another guard around its own.
+    #[must_use]
+    pub fn guarded(self, wrap: impl FnOnce(Arc<dyn WriteGuard>) -> Arc<dyn WriteGuard>) -> Self {
+        Self {
+            guard: wrap(self.guard),
+            ..self
+        }
+    }
+}
 
 impl ReadCalry for Reader {
     async fn workspace(&self) -> Result<Workspace, Error> {
@@ -218,21 +236,22 @@ impl ReadCalry for Reader {
 
 impl WriteCalry for Writer {
     async fn update(&self, provider: &Provider, update: &Update) -> Result<Live, Error> {
+        let session = &*self.session;
         for secret in update.partner_key.iter().flat_map(|key| key.values()) {
-            self.0.api.scrubber.learn(secret);
+            session.api.scrubber.learn(secret);
         }
-        let failed_attempts = || self.0.failed_attempts.lock();
+        let failed_attempts = || session.failed_attempts.lock();
         let before = failed_attempts().get(provider).copied().unwrap_or_default();
         if before > 0 {
-            self.0.api.observer.on_retry();
+            session.api.observer.on_retry();
         }
         let operation = Operation::Update(provider.clone());
         let body = Some(wire::write_update(update));
-        let (session, operation) = (&*self.0, &operation);
+        let operation = &operation;
         let waiting = ObservedCall { session, operation };
         waiting.attempt(before + 1);
-        let answer = self
-            .0
+        let body = body.map(|body| (body, &self.guard));
+        let answer = session
             .attempt(operation, &path_of(provider), body, wire::MAX_DEFINITION)
             .await;
         if let Err(error) = &answer
@@ -241,16 +260,16 @@ impl WriteCalry for Writer {
         {
             failed_attempts().insert(provider.clone(), before + 1);
             // A daemon logs the result of each update itself.
-            if self.0.api.one_shot {
+            if session.api.one_shot {
                 retry::warn(
                     error,
-                    self.0.deadline,
-                    &self.0.warned,
-                    &*self.0.api.observer,
+                    session.deadline,
+                    &session.warned,
+                    &*session.api.observer,
                 );
             }
         }
-        self.0.definition(operation, provider, &answer?)
+        session.definition(operation, provider, &answer?)
     }
 }
 
@@ -318,7 +337,7 @@ impl Session {
         &self,
         operation: &Operation,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<(Vec<u8>, &Arc<dyn WriteGuard>)>,
         limit: usize,
     ) -> Result<Body, Error> {
         let failed = |cause| Error::new(operation.clone(), cause);
@@ -332,6 +351,7 @@ impl Session {
             TurnError::Paused { wait, by_calry } => failed(ErrorCause::Paused { wait, by_calry }),
             TurnError::TooLate => failed(ErrorCause::TooLate),
         })?;
+        let (body, guard) = body.unzip();
         let update = body.is_some();
         let span = self.span(operation, update);
         // The time for an answer starts with the request.
@@ -339,9 +359,7 @@ impl Session {
         let mut used = None;
         let exchange = async {
             // Ask the guard last, because waiting for a turn may have taken long.
-            let permit = update
-                .then(|| WritePermit::request(&self.api.write_guard))
-                .transpose();
+            let permit = guard.map(WritePermit::request).transpose();
             let permit = permit.map_err(|reason| ErrorCause::NotPermitted { reason })?;
             let now = Instant::now();
             started = Some(now);

@@ -103,8 +103,14 @@ impl Hold {
     /// How many days are left after `today` (UTC): 0 on the last day, negative when it is over.
     #[must_use]
     pub fn days_left(&self, today: Date) -> i32 {
+        Self::days_until(self.until, today)
+    }
+
+    /// How many days are left until a last day.
+    #[must_use]
+    pub fn days_until(last: Date, today: Date) -> i32 {
         // Without a larger unit the difference is in days.
-        today.until(self.until).map_or(0, |span| span.get_days())
+        today.until(last).map_or(0, |span| span.get_days())
     }
 
     /// Whether the hold is in force on a day (UTC).

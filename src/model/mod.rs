@@ -23,6 +23,7 @@ mod template;
 mod text;
 mod value;
 mod workspace;
+mod workspace_hold;
 
 pub use bounded::read_at_most;
 pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, LiveNames, closest};
@@ -50,6 +51,7 @@ pub use template::{InvalidTemplate, Template};
 pub use text::{ellipsize, hex, human_duration, needs_escape, printable, printable_json};
 pub use value::{InvalidValue, character_name, check_value, is_quoted, trim_token, trim_value};
 pub use workspace::{InvalidSlug, Slug, Workspace};
+pub use workspace_hold::{ActiveHold, FreezeWindow, HoldEnd, HoldScope, WorkspaceHolds};
 
 /// The target of every span: traced, and never logged.
 pub const SPANS: &str = "otel";

@@ -23,8 +23,8 @@ use super::{
     PlanEntry, RefusedPart, Step, UnresolvedValue, Verdict,
 };
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, KeySection, Live, LiveValue, PartnerKey, Provider,
-    Revision, Secret, Update, UpdateMethod, Workspace,
+    ActiveHold, DefinitionPart, Desired, DesiredValue, HoldScope, KeySection, Live, LiveValue,
+    PartnerKey, Provider, Revision, Secret, Update, UpdateMethod, Workspace, WorkspaceHolds,
 };
 
 #[derive(Clone, Debug)]
@@ -138,6 +138,9 @@ pub fn plan(
         digest,
         base,
         loosened,
+        hold: None,
+        holds: WorkspaceHolds::default(),
+        overridden: None,
         snapshot: None,
     }
 }
@@ -154,8 +157,9 @@ fn verdict(
         .filter(|hold| hold.in_force(context.today))
     {
         return Verdict::Held {
-            hold: hold.clone(),
+            hold: ActiveHold::of(hold, HoldScope::Provider),
             pending: compared.changes,
+            step: None,
         };
     }
     if compared.changes.is_empty() {

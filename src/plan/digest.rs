@@ -132,9 +132,17 @@ impl Hash {
     fn entry(&mut self, entry: &PlanEntry) {
         self.text(entry.label());
         self.text(entry.file.as_deref().unwrap_or_default());
-        self.text(entry.verdict.state());
+        // A hold of the workspace begins and ends by itself: it changes neither the files nor what they need.
+        let state = match &entry.verdict {
+            Verdict::Held { step: Some(_), .. } => "update",
+            verdict => verdict.state(),
+        };
+        self.text(state);
         match &entry.verdict {
-            Verdict::Update(step) => {
+            Verdict::Update(step)
+            | Verdict::Held {
+                step: Some(step), ..
+            } => {
                 self.text(&step.live.id);
                 self.text(&step.live.updated_at);
                 for section in KeySection::BOTH {

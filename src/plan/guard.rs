@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{Digest, Plan, Verdict};
-use crate::model::{Provider, printable};
+use crate::model::{ActiveHold, HoldScope, Provider, ellipsize, printable};
 
 /// The limits that the operator set.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +116,12 @@ pub enum Refusal {
          reference to a secret"
     )]
     NotCovered { provider: Provider, path: String },
+    /// The workspace is on hold, and the approval gives no reason to write all the same.
+    #[error(
+        "plan refused: {}; help: wait for the end of the hold, or, in an emergency, use --approve DIGEST --override-hold REASON",
+        describe_hold(hold)
+    )]
+    OnHold { hold: ActiveHold },
     /// A plan without a digest cannot be applied.
     #[error("plan refused: not all values were available when it was made")]
     Incomplete,
@@ -139,6 +145,41 @@ impl Refusal {
             other => other.to_string(),
         }
     }
+}
+
+/// The longest reason of an approval, in characters.
+const MAX_REASON: usize = 500;
+
+/// Why a plan is applied although the workspace is on hold, in the words of the person who approves it.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_hold_reason(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    if text.is_empty() {
+        Err("a reason must not be empty")
+    } else if text.chars().nth(MAX_REASON).is_some() {
+        Err("a reason must have at most 500 characters")
+    } else if text.chars().any(char::is_control) {
+        Err("a reason must be one line without control characters")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// `the workspace is on hold until 2026-12-31: migration`.
+#[must_use]
+pub fn describe_hold(hold: &ActiveHold) -> String {
+    let what = match hold.scope {
+        HoldScope::Provider => "on hold",
+        HoldScope::Workspace => "the workspace is on hold",
+        HoldScope::Freeze => "the workspace is frozen",
+    };
+    let reason = hold.reason.as_deref().map_or_else(
+        || "no reason given".to_owned(),
+        |why| ellipsize(&printable(why), 200),
+    );
+    format!("{what} until {}: {reason}", hold.until)
 }
 
 fn describe_excess(changes: usize, limit: MaxChanges, max: usize) -> String {
@@ -186,7 +227,12 @@ impl Plan {
                 max,
                 digest: digest.clone(),
             },
-            _ => return Ok(Approved(self)),
+            _ => match (&self.hold, &limits.approve) {
+                (Some(hold), Some(_)) if self.suspended() > 0 => {
+                    Refusal::OnHold { hold: hold.clone() }
+                }
+                _ => return Ok(Approved(self)),
+            },
         };
         Err(RefusedPlan {
             plan: Box::new(self),
@@ -259,6 +305,9 @@ mod tests {
             digest: None,
             base: None,
             loosened: Vec::new(),
+            hold: None,
+            holds: Default::default(),
+            overridden: None,
             snapshot: None,
         }
     }

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::{BranchBase, PlanInput, join_path};
-use crate::model::{Desired, Hold, KeySection, Provider, Slug};
+use crate::model::{Desired, Hold, HoldEnd, KeySection, Provider, Slug, WorkspaceHolds};
 
 /// One protection that the branch removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,20 @@ pub enum Loosening {
         before: Option<Date>,
     },
     Pin(PinChange),
+    /// Changes to the workspace are suspended, or for longer than before.
+    WorkspaceHold {
+        /// The last day of the hold.
+        until: Date,
+        /// The last day in the base, if it had a hold in force.
+        before: Option<Date>,
+    },
+    /// A freeze window that the base does not have, or a longer one.
+    Freeze {
+        /// Its place in the file.
+        path: String,
+        from: Timestamp,
+        to: Timestamp,
+    },
 }
 
 /// A workspace pin that the branch removed or changed.
@@ -52,14 +67,14 @@ impl Loosening {
     /// The file that pins the workspace.
     pub const PIN_FILE: &'static str = "workspace.yaml";
 
-    /// The provider that loses a protection; `None` for the pin, which protects all of them.
+    /// The provider that loses a protection; `None` for `workspace.yaml`, which is about all of them.
     #[must_use]
     pub const fn provider(&self) -> Option<&Provider> {
         match self {
             Self::File { provider, .. }
             | Self::Part { provider, .. }
             | Self::Hold { provider, .. } => Some(provider),
-            Self::Pin(_) => None,
+            Self::Pin(_) | Self::WorkspaceHold { .. } | Self::Freeze { .. } => None,
         }
     }
 
@@ -69,18 +84,19 @@ impl Loosening {
         match self {
             Self::File { .. } => "file",
             Self::Part { .. } => "part",
-            Self::Hold { .. } => "hold",
+            Self::Hold { .. } | Self::WorkspaceHold { .. } => "hold",
             Self::Pin(_) => "pin",
+            Self::Freeze { .. } => "freeze",
         }
     }
 
-    /// The location: the name of a file for `file` and `pin`, a path in the file for `part` and `hold`.
+    /// The location: the name of a file for `file` and `pin`, a path in the file for `part`, `hold` and `freeze`.
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
             Self::File { file, .. } => file,
-            Self::Part { path, .. } => path,
-            Self::Hold { .. } => "hold",
+            Self::Part { path, .. } | Self::Freeze { path, .. } => path,
+            Self::Hold { .. } | Self::WorkspaceHold { .. } => "hold",
             Self::Pin(_) => Self::PIN_FILE,
         }
     }
@@ -90,10 +106,38 @@ impl Loosening {
     pub fn file(&self) -> Option<&str> {
         match self {
             Self::Part { file, .. } | Self::Hold { file, .. } => Some(file),
-            Self::Pin(PinChange { after: Some(_), .. }) => Some(Self::PIN_FILE),
+            Self::Pin(PinChange { after: Some(_), .. })
+            | Self::WorkspaceHold { .. }
+            | Self::Freeze { .. } => Some(Self::PIN_FILE),
             Self::Pin(PinChange { after: None, .. }) | Self::File { .. } => None,
         }
     }
+}
+
+/// The hold and the freeze windows of `workspace.yaml` that suspend writes when the base did not. What ended is left out.
+#[must_use]
+pub fn find_added_holds(
+    before: &WorkspaceHolds,
+    after: &WorkspaceHolds,
+    now: Timestamp,
+) -> Vec<Loosening> {
+    let last_day = |holds: &WorkspaceHolds| {
+        let hold = holds.hold.as_ref();
+        hold.filter(|hold| HoldEnd::Day(hold.until).moment() > now)
+            .map(|hold| hold.until)
+    };
+    let hold = last_day(after).filter(|_| after.adds_hold(before, now));
+    let hold = hold.map(|until| Loosening::WorkspaceHold {
+        until,
+        before: last_day(before),
+    });
+    let windows = after.added_windows(before, now);
+    let windows = windows.map(|(at, window)| Loosening::Freeze {
+        path: format!("freeze[{at}]"),
+        from: window.from,
+        to: window.to,
+    });
+    hold.into_iter().chain(windows).collect()
 }
 
 impl BranchBase {
@@ -104,6 +148,7 @@ impl BranchBase {
             .filter_map(|file| Some((file.provider.as_ref()?, file)))
             .collect();
         let mut all: Vec<Loosening> = self.pin.iter().cloned().map(Loosening::Pin).collect();
+        all.extend(self.holds.iter().cloned());
         for (provider, base) in &self.desired {
             match now.get(provider) {
                 None => all.push(Loosening::File {

@@ -15,20 +15,24 @@ mod origin;
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, FingerprintContext, FingerprintKey, Hold, KeySection,
-    Live, Provider, Revision, SecretName, Update, Workspace, ellipsize, printable,
+    ActiveHold, DefinitionPart, Desired, DesiredValue, FingerprintContext, FingerprintKey, Hold,
+    KeySection, Live, Provider, Revision, SecretName, Update, Workspace, WorkspaceHolds, ellipsize,
+    printable,
 };
 
 pub use change::{Change, KeyChange, Mismatch, PlainValue, join_path};
 pub use diff::{Context, PlanInput, RefreshedStep, plan, refresh, unverifiable, verify};
 pub use digest::{Digest, InvalidDigest};
-pub use guard::{Approved, Limits, MaxChanges, Refusal, RefusedPlan};
+pub use guard::{
+    Approved, Limits, MaxChanges, Refusal, RefusedPlan, describe_hold, parse_hold_reason,
+};
 pub use last_applied::{AppliedState, LastApplied};
-pub use loosened::{Loosening, PinChange};
+pub use loosened::{Loosening, PinChange, find_added_holds};
 pub use origin::{BaseFile, BranchBase, Origin};
 
 /// What would change, provider by provider, and why the rest would not.
@@ -45,8 +49,22 @@ pub struct Plan {
     pub base: Option<String>,
     /// What this branch stops protecting, in comparison with its base.
     pub loosened: Vec<Loosening>,
+    /// The hold of the workspace that is in force: its updates are [`Verdict::Held`].
+    pub hold: Option<ActiveHold>,
+    /// When nothing may be sent, whenever an update begins.
+    pub holds: WorkspaceHolds,
+    /// The hold that an approval with a reason lifted.
+    pub overridden: Option<OverriddenHold>,
     /// When the snapshot was taken that the plan is made with (RFC 3339); `None` if live state is from Calry itself.
     pub snapshot: Option<String>,
+}
+
+/// A hold of the workspace that was lifted for one plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverriddenHold {
+    pub hold: ActiveHold,
+    /// Why, in the words of the person who approved the plan.
+    pub reason: String,
 }
 
 /// One provider's part of a plan.
@@ -69,11 +87,13 @@ pub enum Verdict {
     InSync(Arc<Desired>, Arc<Live>),
     /// Live differs.
     Update(Box<Step>),
-    /// Live may differ, and the file suspends changes.
+    /// Live may differ, and a hold suspends changes.
     Held {
-        hold: Hold,
+        hold: ActiveHold,
         /// What would change without the hold.
         pending: Vec<Change>,
+        /// The update that the workspace's hold suspends; `None` if the hold is the provider's own.
+        step: Option<Box<Step>>,
     },
     /// The file has errors.
     Invalid,
@@ -267,6 +287,16 @@ impl PlanEntry {
         }
     }
 
+    /// The update that is due, or that the workspace's hold suspends.
+    #[must_use]
+    pub fn wanted_step(&self) -> Option<&Step> {
+        match &self.verdict {
+            Verdict::Update(step) => Some(step),
+            Verdict::Held { step, .. } => step.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The hold of its file, if its last day has passed: that is why the difference is due.
     #[must_use]
     pub fn ended_hold(&self) -> Option<&Hold> {
@@ -308,9 +338,64 @@ impl Plan {
             })
     }
 
+    /// The updates, those that the workspace's hold suspends among them.
+    pub fn wanted_steps(&self) -> impl Iterator<Item = &Step> {
+        self.entries.iter().filter_map(PlanEntry::wanted_step)
+    }
+
+    /// How many updates the workspace's hold suspends.
+    #[must_use]
+    pub fn suspended(&self) -> usize {
+        self.wanted_steps().count() - self.steps().count()
+    }
+
+    /// Suspends all updates if a hold of the workspace is in force. The digest stays: it names the updates.
+    #[must_use]
+    pub fn suspend(mut self, holds: WorkspaceHolds, now: Timestamp) -> Self {
+        self.hold = holds.in_force(now);
+        self.holds = holds;
+        if let Some(hold) = &self.hold {
+            for entry in &mut self.entries {
+                entry.verdict = match std::mem::replace(&mut entry.verdict, Verdict::Unmanaged) {
+                    Verdict::Update(step) => Verdict::Held {
+                        hold: hold.clone(),
+                        pending: step.changes.clone(),
+                        step: Some(step),
+                    },
+                    other => other,
+                };
+            }
+        }
+        self
+    }
+
+    /// Lifts the hold of the workspace for exactly the plan with this digest. Returns whether it did.
+    pub fn override_hold(&mut self, digest: &Digest, reason: &str) -> bool {
+        if self.digest.as_ref() != Some(digest) {
+            return false;
+        }
+        let Some(hold) = self.hold.take() else {
+            return false;
+        };
+        for entry in &mut self.entries {
+            entry.verdict = match std::mem::replace(&mut entry.verdict, Verdict::Unmanaged) {
+                Verdict::Held {
+                    step: Some(step), ..
+                } => Verdict::Update(step),
+                other => other,
+            };
+        }
+        self.holds = WorkspaceHolds::default();
+        self.overridden = Some(OverriddenHold {
+            hold,
+            reason: reason.to_owned(),
+        });
+        true
+    }
+
     /// Every literal value that would be set, alone or around a reference.
     fn literal_values(&self) -> impl Iterator<Item = LiteralValue<'_>> {
-        self.steps()
+        self.wanted_steps()
             .flat_map(|step| step.changes.iter().map(move |change| (step, change)))
             .filter_map(|(step, change)| {
                 let Change::Key { section, name, .. } = change else {

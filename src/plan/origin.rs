@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::{Change, PinChange, PlanEntry, Verdict};
+use super::{Change, Loosening, PinChange, PlanEntry, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,8 @@ pub struct BranchBase {
     pub desired: BTreeMap<Provider, BaseFile>,
     /// The workspace pin, if this branch removed or changed it.
     pub pin: Option<PinChange>,
+    /// What this branch adds to the hold and the freeze windows of the workspace.
+    pub holds: Vec<Loosening>,
 }
 
 #[derive(Clone, Debug)]

@@ -21,10 +21,15 @@ use crate::desired::git::{
     self, GitPath, RefusedCheckout, Remote, TrustPolicy, TrustedDefinitions, TrustedLoadError,
 };
 use crate::desired::secrets::SecretSources;
-use crate::live::{self, Listing, ReadCalry};
+use crate::live::{self, Api, Listing, ReadCalry, WriteGuard, Writer};
 use crate::machine;
-use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
-use crate::plan::{AppliedState, BaseFile, BranchBase, Context, PinChange, Plan, PlanInput, plan};
+use crate::model::{
+    Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, WorkspaceHolds,
+};
+use crate::plan::{
+    AppliedState, Approved, BaseFile, BranchBase, Context, PinChange, Plan, PlanInput,
+    describe_hold, find_added_holds, plan,
+};
 
 /// Where definitions are read from.
 #[derive(Clone, Debug)]
@@ -281,6 +286,11 @@ fn base(
         // An invalid pin stops everything by itself.
         (Pin::Slug(_), Pin::Invalid) | (Pin::None | Pin::Invalid, _) => None,
     };
+    let holds = match loaded.pin {
+        // Its holds are not known, and nothing is planned.
+        Pin::Invalid => Vec::new(),
+        Pin::None | Pin::Slug(_) => find_added_holds(&before.holds, &loaded.holds, machine::now()),
+    };
     let counts = |provider: &Provider| only.is_empty() || only.contains(provider);
     let files = before.files.into_iter().filter_map(|file| {
         let provider = file.provider.filter(counts)?;
@@ -291,6 +301,7 @@ fn base(
         commit,
         desired: files.collect(),
         pin,
+        holds,
     })
 }
 
@@ -505,7 +516,37 @@ pub async fn plan_workspace<R: ReadCalry>(
         &unreadable,
         context,
     );
+    let plan = plan.suspend(desired.loaded.holds.clone(), machine::now());
     Ok(Planned { plan, fetched })
+}
+
+/// Write access for an approved plan. It ends when a hold of the workspace begins that the approval does not cover.
+#[must_use]
+pub fn writer(api: &Api, reader: &live::Reader, approved: &Approved) -> Writer {
+    let holds = approved.plan().holds.clone();
+    let writer = api.writer(reader);
+    writer.guarded(|inner| Arc::new(HoldGuard { inner, holds }))
+}
+
+/// Refuses updates while the workspace is on hold. It is asked right before each update, because an update may have waited
+/// for its turn when a window begins.
+#[derive(Debug)]
+struct HoldGuard {
+    inner: Arc<dyn WriteGuard>,
+    holds: WorkspaceHolds,
+}
+
+impl WriteGuard for HoldGuard {
+    fn begin(&self) -> Result<Duration, String> {
+        match self.holds.in_force(machine::now()) {
+            Some(hold) => Err(describe_hold(&hold)),
+            None => self.inner.begin(),
+        }
+    }
+
+    fn end(&self, finished: bool) {
+        self.inner.end(finished);
+    }
 }
 
 #[must_use]

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::text::{describe_origins, summarize_changes};
-use super::view::{describe_loosening, parts_by_origin};
+use super::view::{describe_loosening, describe_suspension, parts_by_origin};
 use super::{message_with_help, path_from_root};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
 use crate::plan::{Change, Loosening, Origin, Plan, Verdict, refusal};
@@ -74,6 +74,11 @@ pub fn plan(
     );
     out.add(AnnotationLevel::Notice, None, None, "Calry plan", &summary);
 
+    if let Some(sentence) = describe_suspension(plan) {
+        let file = Some(Loosening::PIN_FILE);
+        out.add(AnnotationLevel::Notice, file, None, "on hold", &sentence);
+    }
+
     out.problems(diagnostics, Severity::Error);
     for entry in &plan.entries {
         // A missing provider is among the problems already, with its line.
@@ -114,7 +119,14 @@ pub fn plan(
     }
     out.problems(diagnostics, Severity::Warning);
     for entry in &plan.entries {
-        let (Some(file), Verdict::Held { hold, pending }) = (entry.file.as_deref(), &entry.verdict)
+        let (
+            Some(file),
+            Verdict::Held {
+                hold,
+                pending,
+                step: None,
+            },
+        ) = (entry.file.as_deref(), &entry.verdict)
         else {
             continue;
         };

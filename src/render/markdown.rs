@@ -13,7 +13,8 @@ use super::text::{
     count_by_kind, describe_gap, describe_not_compared, due_changes, summarize_changes,
 };
 use super::view::{
-    DiffLine, Part, describe_branch, describe_loosening, diff_lines, parts_by_origin,
+    DiffLine, Part, describe_branch, describe_loosening, describe_suspension, diff_lines,
+    parts_by_origin,
 };
 use super::{message_with_help, path_from_root, position};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable, short_commit};
@@ -106,6 +107,9 @@ pub fn plan(
     ));
     if let Err(sentence) = progress {
         out.push(&format!("**Why**: {}\n\n", prose(sentence, 1000)));
+    }
+    if let Some(sentence) = describe_suspension(plan) {
+        out.push(&format!("⏸️ {}\n\n", prose(&sentence, 1200)));
     }
     write_dangers(&mut out, plan, diagnostics, progress, &place);
     out.push(&counts(plan, progress));
@@ -480,7 +484,12 @@ impl<'a> Row<'a> {
 
     /// The row of a provider on hold; with a base, only if the hold suspends a change of this branch.
     fn of_hold(entry: &'a PlanEntry, place: &Place<'_>) -> Option<Self> {
-        let Verdict::Held { hold, pending } = &entry.verdict else {
+        let Verdict::Held {
+            hold,
+            pending,
+            step: None,
+        } = &entry.verdict
+        else {
             return None;
         };
         if entry.origins.is_some() && entry.changes_of(Origin::Branch).next().is_none() {

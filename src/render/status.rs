@@ -236,6 +236,22 @@ fn write_facts(
             ),
         );
     }
+    if let Some(hold) = &workspace.hold {
+        let reason = hold.reason.as_deref();
+        let reason = reason.map_or_else(|| "no reason given".to_owned(), printable);
+        let text = format!(
+            "until {}: {reason}; nothing is written",
+            printable(&hold.until)
+        );
+        fact("on hold", &text);
+        if let Some(digest) = &hold.digest {
+            let digest = printable(digest);
+            fact(
+                "",
+                &format!("the updates wait as {digest}; an approval needs a reason"),
+            );
+        }
+    }
     match (workspace.pass, workspace.next_pass) {
         (Some(pass), _) => {
             let since = human_duration(elapsed(pass.began, now));

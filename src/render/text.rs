@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 
 use super::view::{
-    DiffLine, Part, describe_branch, describe_loosening, diff_lines, join_references,
-    parts_by_origin,
+    DiffLine, Part, describe_branch, describe_loosening, describe_suspension, diff_lines,
+    join_references, parts_by_origin,
 };
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
@@ -78,6 +78,13 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
             printable(taken)
         );
     }
+    if let Some(sentence) = describe_suspension(plan) {
+        let _ = writeln!(
+            out,
+            "{YELLOW}{BOLD}{}{BOLD:#}{YELLOW:#}",
+            wrap(&sentence, 0, 0)
+        );
+    }
     let parts = parts_by_origin(plan);
     if layout.diff && parts.iter().any(|(_, parts)| !parts.is_empty()) {
         let _ = writeln!(
@@ -114,7 +121,8 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
 /// The counts of the plan, then its digest and the next command.
 fn write_summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
     let counts = plan.summary();
-    let in_order = counts.update + counts.invalid + counts.unreadable + counts.missing == 0;
+    let in_order = counts.update + counts.invalid + counts.unreadable + counts.missing == 0
+        && plan.suspended() == 0;
     if in_order {
         let (slug, directory) = (
             printable(&plan.workspace.slug),
@@ -168,6 +176,11 @@ fn write_summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
         let _ = writeln!(out, "{}", wrap(&describe_origins(plan), 0, 0));
     }
     match &plan.digest {
+        Some(digest) if plan.suspended() > 0 => {
+            let _ = writeln!(out, "Digest: {digest}");
+            let emergency = "Nothing is written. In an emergency: calry-gitops apply --approve DIGEST --override-hold REASON";
+            let _ = writeln!(out, "{}", wrap(emergency, 0, 0));
+        }
         Some(digest) if counts.update > 0 => {
             let _ = writeln!(out, "Digest: {digest}");
             if let Some(next) = layout.next {
@@ -481,8 +494,11 @@ fn join_labels(labels: &[&str]) -> String {
 fn explain_untouched(entry: &PlanEntry) -> Option<String> {
     let file = entry.file.as_deref().map(printable).unwrap_or_default();
     Some(match &entry.verdict {
-        Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
-        Verdict::Held { hold, pending } => {
+        Verdict::Update(_)
+        | Verdict::InSync(..)
+        | Verdict::Unmanaged
+        | Verdict::Held { step: Some(_), .. } => return None,
+        Verdict::Held { hold, pending, .. } => {
             let reason = hold
                 .reason
                 .as_deref()

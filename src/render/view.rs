@@ -9,7 +9,7 @@ use similar::{ChangeTag, TextDiff};
 use super::yaml::to_yaml;
 use crate::model::{KeySection, Live, Provider, SecretName, printable};
 use crate::plan::{
-    Change, KeyChange, Loosening, Origin, PinChange, Plan, PlanEntry, Step, Verdict,
+    Change, KeyChange, Loosening, Origin, PinChange, Plan, PlanEntry, Step, describe_hold,
 };
 use crate::report::words::plural;
 
@@ -63,10 +63,7 @@ pub(super) fn parts_by_origin(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>
         let parts = plan
             .entries
             .iter()
-            .filter_map(|entry| match &entry.verdict {
-                Verdict::Update(step) => Some(part(entry, &**step, origin)),
-                _ => None,
-            });
+            .filter_map(|entry| Some(part(entry, entry.wanted_step()?, origin)));
         (
             origin,
             parts.filter(|part| !part.changes.is_empty()).collect(),
@@ -155,6 +152,22 @@ fn visible_lines(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
     shown
 }
 
+/// The hold of the workspace that is in force, or that the approval lifted, as a sentence.
+pub(super) fn describe_suspension(plan: &Plan) -> Option<String> {
+    let overridden = plan.overridden.as_ref().map(|overridden| {
+        format!(
+            "Applied although {}. The reason of the approval: {}",
+            describe_hold(&overridden.hold),
+            printable(&overridden.reason)
+        )
+    });
+    let in_force = plan.hold.as_ref().map(|hold| {
+        let hold = describe_hold(hold).replacen('t', "T", 1);
+        format!("{hold} (workspace.yaml)")
+    });
+    overridden.or(in_force)
+}
+
 /// The provider or file that a branch stops protecting, and how it does. `quote` quotes foreign text in the sentence.
 pub(super) fn describe_loosening(
     item: &Loosening,
@@ -181,6 +194,17 @@ pub(super) fn describe_loosening(
             before: Some(before),
             ..
         } => format!("hold extended from {before} to {until}"),
+        Loosening::WorkspaceHold {
+            until,
+            before: None,
+        } => format!("the workspace is put on hold until {until}"),
+        Loosening::WorkspaceHold {
+            until,
+            before: Some(before),
+        } => format!("the hold of the workspace is extended from {before} to {until}"),
+        Loosening::Freeze { from, to, .. } => {
+            format!("nothing is written to the workspace from {from} to {to}")
+        }
         Loosening::Pin(PinChange {
             before,
             after: None,

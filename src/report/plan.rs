@@ -27,6 +27,12 @@ struct Document<'a> {
     /// Where the live state comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<Value>,
+    /// The hold of the workspace that is in force: its updates are `held`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<WorkspaceHoldItem>,
+    /// The hold of the workspace that the approval lifted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overridden_hold: Option<OverriddenHoldItem>,
     definitions: Vec<Definition<'a>>,
     /// Present with a base.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,7 +45,7 @@ struct Document<'a> {
 /// A protection that this branch removes.
 #[derive(Serialize)]
 struct LoosenedItem<'a> {
-    /// Null for the workspace pin.
+    /// Null for workspace.yaml.
     provider: Option<&'a str>,
     what: &'static str,
     path: &'a str,
@@ -81,10 +87,32 @@ struct Unresolved<'a> {
 /// A hold, which suspends changes to a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HoldItem {
-    /// The last day, UTC.
+    /// The last day, UTC; of a freeze window its end, RFC 3339.
     pub until: String,
     /// The reason.
     pub reason: Option<String>,
+}
+
+/// The hold of a workspace, which suspends all updates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkspaceHoldItem {
+    /// The key of workspace.yaml: `hold` or `freeze`.
+    pub by: String,
+    /// The last day, UTC, of a hold; the end of a freeze window, RFC 3339.
+    pub until: String,
+    /// The reason.
+    pub reason: Option<String>,
+    /// The digest of the suspended plan, which can be approved with a reason; null if no update is due.
+    pub digest: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OverriddenHoldItem {
+    by: &'static str,
+    until: String,
+    reason: Option<String>,
+    approval_reason: String,
 }
 
 /// One difference between git and Calry. Of a value below partnerKey it contains only the position.
@@ -160,6 +188,16 @@ pub fn plan(
             .snapshot
             .as_ref()
             .map(|taken_at| json!({ "takenAt": taken_at })),
+        hold: WorkspaceHoldItem::of(plan),
+        overridden_hold: plan
+            .overridden
+            .as_ref()
+            .map(|overridden| OverriddenHoldItem {
+                by: overridden.hold.scope.as_str(),
+                until: overridden.hold.until.to_string(),
+                reason: overridden.hold.reason.clone(),
+                approval_reason: overridden.reason.clone(),
+            }),
         definitions: plan
             .entries
             .iter()
@@ -277,10 +315,8 @@ fn changes(entry: &PlanEntry) -> Vec<ChangeItem> {
 
 /// What it means for listings that an update switches fields off.
 pub(crate) fn consequence(entry: &PlanEntry) -> Option<String> {
-    match &entry.verdict {
-        Verdict::Update(_) => describe_consequence(entry.changes()),
-        _ => None,
-    }
+    let step = entry.wanted_step()?;
+    describe_consequence(&step.changes)
 }
 
 /// Why a provider cannot be updated at all.
@@ -313,6 +349,30 @@ pub(crate) fn hold(entry: &PlanEntry) -> Option<HoldItem> {
     match &entry.verdict {
         Verdict::Held { hold, .. } => Some(hold.into()),
         _ => None,
+    }
+}
+
+impl WorkspaceHoldItem {
+    /// The hold of the workspace that is in force.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Option<Self> {
+        let hold = plan.hold.as_ref()?;
+        let digest = plan.digest.as_ref().filter(|_| plan.suspended() > 0);
+        Some(Self {
+            by: hold.scope.as_str().to_owned(),
+            until: hold.until.to_string(),
+            reason: hold.reason.clone(),
+            digest: digest.map(ToString::to_string),
+        })
+    }
+}
+
+impl From<&model::ActiveHold> for HoldItem {
+    fn from(hold: &model::ActiveHold) -> Self {
+        Self {
+            until: hold.until.to_string(),
+            reason: hold.reason.clone(),
+        }
     }
 }
 

@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 use super::links::Links;
-use super::plan::{ChangeItem, DiagnosticItem, HoldItem, consequence, fault, hold};
+use super::plan::{
+    ChangeItem, DiagnosticItem, HoldItem, WorkspaceHoldItem, consequence, fault, hold,
+};
 use crate::model::{
-    self, Diagnostic, FetchFailure, KeyExpiry, Revision, Severity, Workspace, printable,
-    short_commit,
+    self, ActiveHold, Diagnostic, FetchFailure, HoldEnd, KeyExpiry, Revision, Severity, Workspace,
+    printable, short_commit,
 };
 use crate::plan::{Cause, Mismatch, PlanEntry, Summary, Verdict};
 use crate::reconcile::apply;
@@ -86,6 +88,9 @@ pub struct WorkspaceStatus {
     pub last_pass: Option<ReconciliationRecord>,
     /// When the next reconciliation starts unless it is triggered earlier; null while one is running.
     pub next_pass: Option<Timestamp>,
+    /// The hold of the workspace that is in force: no update is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<WorkspaceHoldItem>,
     /// Every provider, as of the last plan and its updates; in the order of the plan.
     pub providers: Vec<ProviderStatus>,
     /// The problems of the definition files.
@@ -296,7 +301,7 @@ pub struct ProviderStatus {
     /// Whether git or Calry was changed; present if an update is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
-    /// The hold that suspends changes to it.
+    /// The hold that suspends changes to it: its own, or that of the workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldItem>,
     /// How many days of the hold are left after today (UTC): 0 on its last day. Present if it ends soon.
@@ -550,8 +555,16 @@ impl ProviderStatus {
             },
             hold: hold(entry),
             hold_days_left: match &entry.verdict {
-                Verdict::Held { hold, .. } => {
-                    let left = hold.days_left(now.to_zoned(TimeZone::UTC).date()).max(0);
+                Verdict::Held {
+                    hold:
+                        ActiveHold {
+                            until: HoldEnd::Day(until),
+                            ..
+                        },
+                    ..
+                } => {
+                    let today = now.to_zoned(TimeZone::UTC).date();
+                    let left = model::Hold::days_until(*until, today).max(0);
                     (left <= model::Hold::NEAR).then_some(left)
                 }
                 _ => None,

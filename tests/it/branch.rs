@@ -473,7 +473,26 @@ fn loosened_protection_is_shown_in_every_format_and_can_be_pending() {
             "::warning file=definitions/hostaway.yaml,line=1,endLine=1,col=11,endColumn=19,title=no longer protected::HOSTAWAY: partnerKey.queryParams",
         ),
     ];
-    for (file, text, loosened, annotation) in cases {
+    let workspace = |text: &str| Some(format!("slug: acme-production\n{text}"));
+    let of_workspace = [
+        (
+            "workspace.yaml",
+            workspace(HOLD),
+            vec![item(Value::Null, "hold", "hold")],
+            "::warning file=definitions/workspace.yaml,title=no longer protected::workspace.yaml: the workspace is put on hold until 2099-12-31",
+        ),
+        (
+            "workspace.yaml",
+            workspace(
+                "freeze:\n- {from: 2020-01-01T00:00:00Z, to: 2020-01-02T00:00:00Z, reason: over}\n\
+                 - {from: 2098-01-01T00:00:00Z, to: 2098-01-02T00:00:00Z, reason: OPS-1}\n",
+            ),
+            vec![item(Value::Null, "freeze", "freeze[1]")],
+            "::warning file=definitions/workspace.yaml,title=no longer protected::workspace.yaml: nothing is written to the workspace from \
+             2098-01-01T00:00:00Z to 2098-01-02T00:00:00Z",
+        ),
+    ];
+    for (file, text, loosened, annotation) in cases.into_iter().chain(of_workspace) {
         let checkout = protected();
         match text {
             Some(text) => _ = checkout.branch(file, &text),

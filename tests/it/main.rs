@@ -23,6 +23,7 @@ mod daemon;
 mod expiry;
 mod faults;
 mod formats;
+mod freeze;
 mod fuzz;
 mod git_source;
 mod hooks;

@@ -328,6 +328,50 @@ fn it_cannot_hide_that_the_api_key_ends() {
 }
 
 #[test]
+fn it_cannot_write_while_the_workspace_is_on_hold() {
+    let slug = "slug: acme-production\n";
+    let window = "freeze:\n- {from: 2020-01-01T00:00:00Z, to: 2099-12-31T00:00:00Z, reason: r}\n";
+    let change = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n";
+    for (workspace, file) in [
+        (format!("{slug}{window}"), change.to_owned()),
+        (
+            format!(
+                "{slug}{window}- {{from: 2020-01-01T00:00:00Z, to: 2020-01-02T00:00:00Z, reason: r}}\n"
+            ),
+            change.to_owned(),
+        ),
+        // There are no keys for an approval or for another time.
+        (
+            format!("{slug}{window}overrideHold: OPS-1\n"),
+            change.to_owned(),
+        ),
+        (
+            format!("{slug}{window}now: 2100-01-01T00:00:00Z\n"),
+            change.to_owned(),
+        ),
+        (
+            format!("{slug}freeze: [{{from: 1, to: 2}}]\n"),
+            change.to_owned(),
+        ),
+        (
+            format!("{slug}{window}"),
+            format!("{change}hold: {{until: 2020-01-01, reason: over}}\n"),
+        ),
+    ] {
+        let world = world();
+        world
+            .write("hostaway.yaml", &file)
+            .write("workspace.yaml", &workspace);
+        everything(&world);
+        assert_eq!(world.updates().len(), 0, "{workspace}{file}");
+        // What a reviewer sees in the diff: the window is gone.
+        world.write("workspace.yaml", slug);
+        everything(&world);
+        assert_eq!(world.updates().len(), 1, "{workspace}{file}");
+    }
+}
+
+#[test]
 fn it_cannot_tie_up_the_machine() {
     let world = world();
     let bomb: String = (1..60)

@@ -83,6 +83,8 @@ pub(crate) struct ProcessView {
     pub(crate) slowed: Option<Duration>,
     /// No request may begin in this time: Calry said so.
     pub(crate) gate: Range<Duration>,
+    /// When a user last approved a plan although the workspace was on hold.
+    pub(crate) overridden: Option<Duration>,
     pub(crate) requests: u64,
     pub(crate) reports: u64,
     /// The times of the last requests.
@@ -304,7 +306,54 @@ impl World {
     }
 
     pub(crate) fn may_be_held(&self, spec: &FileSpec) -> bool {
-        self.held(spec).into_iter().any(|held| held)
+        self.workspace_may_be_held() || self.held(spec).into_iter().any(|held| held)
+    }
+
+    /// Whether a process is in the middle of a freeze window or a hold of the workspace, and no user has approved its plan.
+    fn must_not_write(&self, process: &ProcessView) -> bool {
+        // The updates of an approved plan end within the time of a reconciliation.
+        let approved = process
+            .overridden
+            .is_some_and(|at| self.elapsed() < at + self.setting.interval + TIMEOUT);
+        // An update that was about to be sent when the window began is no error.
+        let begun = SignedDuration::from_secs(1);
+        let since = self.elapsed().saturating_sub(Duration::from_secs(1));
+        let frozen = process.machine.frozen_since(since).is_some();
+        let clocks = [process.machine.wall(), process.machine.wall_before()];
+        let in_window = |now: Timestamp| {
+            let in_hold = self.setting.holds.until.is_some_and(|until| {
+                now.to_zoned(jiff::tz::TimeZone::UTC).date() <= until.parse::<Date>().unwrap()
+            });
+            in_hold
+                || self
+                    .setting
+                    .windows()
+                    .any(|(from, to)| from + begun <= now && now < to)
+        };
+        !approved && !frozen && clocks.into_iter().all(in_window)
+    }
+
+    /// Whether the workspace may be on hold by some clock, or was it a moment ago. The next reconciliation ends that.
+    fn workspace_may_be_held(&self) -> bool {
+        let later = SignedDuration::try_from(self.setting.interval * 2 + TIMEOUT).unwrap();
+        let alive = self
+            .processes
+            .iter()
+            .filter(|process| process.machine.is_alive());
+        let clocks =
+            alive.flat_map(|process| [process.machine.wall(), process.machine.wall_before()]);
+        let minute = SignedDuration::from_mins(1);
+        clocks.chain([self.now()]).any(|now| {
+            let in_hold = self.setting.holds.until.is_some_and(|until| {
+                (now - later).to_zoned(jiff::tz::TimeZone::UTC).date()
+                    <= until.parse::<Date>().unwrap()
+            });
+            in_hold
+                || self
+                    .setting
+                    .windows()
+                    .any(|(from, to)| from - minute <= now && now < to + later)
+        })
     }
 
     fn held(&self, spec: &FileSpec) -> Vec<bool> {
@@ -404,6 +453,15 @@ impl World {
             );
             return Vec::new();
         }
+        if self.must_not_write(view) {
+            self.violate(
+                UnmanagedMeansUntouched,
+                format_args!(
+                    "the workspace is on hold, and {provider} is updated without an approval"
+                ),
+            );
+        }
+        let view = &self.processes[process];
         if !view.leadership.leads() {
             self.violate(
                 OneWriteAtATime,
@@ -710,9 +768,7 @@ impl World {
 
 /// The moment at which a history begins.
 pub(crate) fn begins(setting: &Setting) -> Timestamp {
-    let (hour, minute) = setting.begins;
-    let date = jiff::civil::date(2026, 3, 1).at(hour, minute, 0, 0);
-    date.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp()
+    setting.begin()
 }
 
 fn execute(

@@ -9,6 +9,8 @@ use calry_gitops::sandbox::{
     AcrossGroups, Mask, PartialPartnerKey, PutAbsent, Semantics, SpecifiedFields,
 };
 use fastrand::Rng;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::files::{FIELDS, FileSpec, KeyValue, Mistake, RATES, Section};
 
@@ -35,6 +37,67 @@ pub(crate) struct Setting {
     pub(crate) files: BTreeMap<&'static str, FileSpec>,
     /// The hour and minute at which it begins: midnight ends a hold.
     pub(crate) begins: (i8, i8),
+    /// When nothing may be written, by `workspace.yaml`.
+    pub(crate) holds: Holds,
+}
+
+/// The hold and the freeze windows of the workspace.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holds {
+    /// The last day of the hold.
+    pub(crate) until: Option<&'static str>,
+    /// The begin of each window after that of the history, and its length, in seconds.
+    pub(crate) windows: Vec<(i64, i64)>,
+}
+
+impl Setting {
+    pub(crate) fn begin(&self) -> Timestamp {
+        let (hour, minute) = self.begins;
+        let date = jiff::civil::date(2026, 3, 1);
+        let begin = date.at(hour, minute, 0, 0).to_zoned(TimeZone::UTC);
+        begin.unwrap().timestamp()
+    }
+
+    /// The windows as moments.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = (Timestamp, Timestamp)> {
+        let begin = self.begin();
+        let windows = self.holds.windows.iter();
+        windows.map(move |(from, lasts)| {
+            let from = begin + SignedDuration::from_secs(*from);
+            (from, from + SignedDuration::from_secs(*lasts))
+        })
+    }
+
+    /// The text of `workspace.yaml`, if there is one. Each other window has local times.
+    pub(crate) fn workspace_file(&self) -> Option<String> {
+        if !self.pinned {
+            return None;
+        }
+        let mut text = "slug: acme\n".to_owned();
+        if let Some(until) = self.holds.until {
+            text += &format!("hold: {{until: {until}, reason: a migration}}\n");
+        }
+        if !self.holds.windows.is_empty() {
+            text += "freeze:\n";
+        }
+        for (number, (from, to)) in self.windows().enumerate() {
+            text += &if number % 2 == 0 {
+                format!("- {{from: \"{from}\", to: \"{to}\", reason: a sale}}\n")
+            } else {
+                // Berlin is an hour ahead of UTC in March.
+                let local = |at: Timestamp| {
+                    (at + SignedDuration::from_hours(1))
+                        .to_zoned(TimeZone::UTC)
+                        .datetime()
+                };
+                let (from, to) = (local(from), local(to));
+                format!(
+                    "- {{from: \"{from}\", to: \"{to}\", timeZone: Europe/Berlin, reason: a sale}}\n"
+                )
+            };
+        }
+        Some(text)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +164,8 @@ pub(crate) enum Event {
     Ask(usize),
     /// A user approves the refused plan, if there is one.
     Approve(usize),
+    /// A user approves the plan that the workspace's hold suspends, if there is one, with a reason.
+    Override(usize),
     /// The next requests about the Lease fail.
     LeaseFaults {
         times: usize,
@@ -183,7 +248,30 @@ impl History {
                 events.push((at, event));
             }
         }
-        Self { setting, events }
+        let mut history = Self { setting, events };
+        history.add_holds();
+        history
+    }
+
+    /// Puts the workspace on hold for a while, in every fourth history with a pin.
+    fn add_holds(&mut self) {
+        let mut dice = Dice(Rng::with_seed(self.setting.seed ^ 0x51ed_270b));
+        if !self.setting.pinned || !dice.chance(25) {
+            return;
+        }
+        let ends_at_midnight = self.setting.begins.0 == 23;
+        self.setting.holds = Holds {
+            until: (ends_at_midnight && dice.chance(20)).then_some("2026-03-01"),
+            windows: (0..dice.0.usize(1..4))
+                .map(|_| (dice.0.i64(-60..90), dice.0.i64(1..90)))
+                .collect(),
+        };
+        for _ in 0..dice.0.usize(..3) {
+            let at = Duration::from_millis(dice.0.u64(..150_000));
+            let replica = dice.0.usize(..self.setting.replicas);
+            self.events.push((at, Event::Override(replica)));
+        }
+        self.events.sort_by_key(|(at, _)| *at);
     }
 }
 
@@ -240,6 +328,7 @@ impl Dice {
             live,
             files,
             begins: self.of(&[(12, 0), (23, 50)]),
+            holds: Holds::default(),
         }
     }
 
@@ -439,6 +528,16 @@ impl fmt::Display for Setting {
             self.begins.0,
             self.begins.1,
         )?;
+        if let Some(text) = self
+            .workspace_file()
+            .filter(|_| !self.holds.windows.is_empty())
+        {
+            writeln!(
+                f,
+                "workspace.yaml: {}",
+                text.trim_end().replace('\n', " / ")
+            )?;
+        }
         writeln!(f, "Calry: {semantics:?}")?;
         for (provider, unknown) in &self.live {
             writeln!(
@@ -521,6 +620,12 @@ impl fmt::Display for Event {
                 )
             }
             Self::Ask(replica) => write!(f, "a user asks replica {replica} for a reconciliation"),
+            Self::Override(replica) => {
+                write!(
+                    f,
+                    "a user approves the plan that replica {replica} has on hold, with a reason"
+                )
+            }
             Self::Approve(replica) => {
                 write!(f, "a user approves the plan that replica {replica} refused")
             }
@@ -544,6 +649,7 @@ impl Event {
             | Self::Clock { replica, .. }
             | Self::Ask(replica)
             | Self::Approve(replica)
+            | Self::Override(replica)
             | Self::DamageState(replica) => Some(*replica),
             _ => None,
         }

@@ -252,6 +252,7 @@ fn prepare(
             in_flight: Default::default(),
             slowed: None,
             gate: Duration::ZERO..Duration::ZERO,
+            overridden: None,
             requests: 0,
             reports: 0,
             recent: Default::default(),

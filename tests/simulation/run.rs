@@ -9,8 +9,9 @@ use std::time::Duration;
 use calry_gitops::daemon::{LoopEnd, ReconciliationReport, ReconciliationResult};
 use calry_gitops::desired::definitions::{MemoryDefinitions, MemoryDirectory};
 use calry_gitops::model::{Desired, KeySection, Revision};
-use calry_gitops::plan::{Cause, Digest, Verdict};
+use calry_gitops::plan::{Cause, Change, Digest, Verdict};
 use calry_gitops::reconcile::apply::Outcome;
+use calry_gitops::report::consequences::describe_consequence;
 use calry_gitops::sandbox::Mask;
 use jiff::SignedDuration;
 use parking_lot::Mutex;
@@ -215,8 +216,8 @@ impl Stage {
             texts.insert(spec.name(), text.into_bytes());
         }
         let mut world = self.place.world.lock();
-        if world.setting.pinned {
-            texts.insert("workspace.yaml".to_owned(), b"slug: acme\n".to_vec());
+        if let Some(text) = world.setting.workspace_file() {
+            texts.insert("workspace.yaml".to_owned(), text.into_bytes());
         }
         let mut files = self.files.clone();
         if let Some(half) = half {
@@ -443,6 +444,11 @@ impl Stage {
                     approve(process);
                 }
             }
+            Event::Override(replica) => {
+                if let Some(process) = &self.replicas[*replica] {
+                    override_hold(&self.place.world, process);
+                }
+            }
             Event::LeaseFaults { times, fault } => {
                 self.place
                     .lease
@@ -467,10 +473,10 @@ impl Stage {
 
     /// The files as they are now, to be published later.
     fn whole(&self) -> Whole {
-        let pinned = self.place.world.lock().setting.pinned;
+        let workspace = self.place.world.lock().setting.workspace_file();
         Whole {
             files: self.files.clone(),
-            pinned,
+            workspace,
             number: self.commits,
         }
     }
@@ -740,7 +746,7 @@ impl Stage {
 /// Files to be published later.
 struct Whole {
     files: BTreeMap<&'static str, FileSpec>,
-    pinned: bool,
+    workspace: Option<String>,
     number: u64,
 }
 
@@ -751,8 +757,8 @@ impl Whole {
             .values()
             .map(|spec| (spec.name(), spec.text().into_bytes()))
             .collect();
-        if self.pinned {
-            texts.insert("workspace.yaml".to_owned(), b"slug: acme\n".to_vec());
+        if let Some(text) = self.workspace {
+            texts.insert("workspace.yaml".to_owned(), text.into_bytes());
         }
         let mut world = place.world.lock();
         let at = world.elapsed();
@@ -786,7 +792,29 @@ fn approve(process: &Process) {
         .as_ref()
         .and_then(|pass| pass.digest.as_ref())
     {
-        let _ = process.handle.approve(&Digest::parse(digest).unwrap());
+        let _ = process
+            .handle
+            .approve(&Digest::parse(digest).unwrap(), None);
+    }
+}
+
+fn override_hold(world: &Shared, process: &Process) {
+    let status = process.handle.publisher().published();
+    let hold = status.hold.as_ref();
+    let digest = hold.and_then(|hold| hold.digest.as_ref());
+    let Some(digest) = digest.map(|digest| Digest::parse(digest).unwrap()) else {
+        return;
+    };
+    // Without a reason it has no effect.
+    if process.handle.approve(&digest, None).is_err()
+        && process
+            .handle
+            .approve(&digest, Some("an emergency"))
+            .is_ok()
+    {
+        let mut world = world.lock();
+        let at = world.elapsed();
+        world.processes[process.number].overridden = Some(at);
     }
 }
 
@@ -1010,6 +1038,14 @@ fn judge_report(world: &Shared, number: usize, report: &ReconciliationReport) {
                     .insert(provider.to_owned(), identity);
             }
             (Verdict::Update(step), Some(provider)) => {
+                let off = |change: &Change| matches!(change, Change::Field { group, after: false, .. } if group == "listing");
+                let shown = describe_consequence(&step.changes).is_some();
+                if step.changes.iter().any(off) != shown {
+                    world.violate(
+                        Promise::TruthfulCause,
+                        format_args!("a plan for {provider} is not clear about the fields that it switches off"),
+                    );
+                }
                 // Git changed: what was applied before is not what is wanted now.
                 let identity = identity(&step.desired);
                 let confirmed = &mut world.processes[number].confirmed;

@@ -53,7 +53,7 @@ impl Shortest {
     }
 
     fn simplify(&mut self) {
-        let changes: [fn(&mut Setting); 9] = [
+        let changes: [fn(&mut Setting); 11] = [
             |setting| setting.replicas = 1,
             |setting| setting.state = false,
             |setting| setting.max_changes = None,
@@ -61,6 +61,8 @@ impl Shortest {
             |setting| setting.method = Default::default(),
             |setting| setting.latency = 4,
             |setting| setting.concurrency = 1,
+            |setting| setting.holds = Default::default(),
+            |setting| setting.holds.until = None,
             |setting| setting.pinned = false,
             |setting| setting.begins = (12, 0),
         ];

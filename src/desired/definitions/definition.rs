@@ -15,7 +15,7 @@ use super::source::{Collected, Collector, Source};
 use super::yaml::{Span, Tree, Value};
 use crate::model::{
     Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Hold, Icon, KeySection, Provider,
-    Slug, Template, character_name, check_header_name, check_value,
+    Template, character_name, check_header_name, check_value,
 };
 
 pub(crate) const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
@@ -139,14 +139,6 @@ pub(crate) fn read_definition(source: &Source, tree: &Tree<'_>) -> Definition {
         locations,
         collected,
     }
-}
-
-/// Reads a workspace's pin; `None` if it is invalid.
-pub(crate) fn read_workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Collected) {
-    let mut reader = Reader::new(source, tree);
-    let slug = reader.workspace(tree);
-    let collected = reader.problems.finish();
-    (slug.filter(|_| !collected.has_errors), collected)
 }
 
 pub(crate) fn warn_all_off(problems: &mut Collector<'_>, code: Code, group: &Group) {
@@ -595,7 +587,7 @@ impl Reader<'_> {
         valid
     }
 
-    fn hold(&mut self, entry: &Entry<'_>) -> Option<Hold> {
+    pub(super) fn hold(&mut self, entry: &Entry<'_>) -> Option<Hold> {
         let help = "write `until: YYYY-MM-DD` and `reason: …` below it, or remove it";
         let entries = self.entries("`hold`", entry.at, entry.value, Some(help))?;
         let (mut until, mut reason) = (None, None);
@@ -617,16 +609,7 @@ impl Reader<'_> {
                 }
                 "reason" => {
                     has_reason = true;
-                    reason = self
-                        .text("`reason`", entry, None)
-                        .map(|text| text.trim().to_owned());
-                    if reason
-                        .as_ref()
-                        .is_some_and(|text| text.chars().nth(MAX_REASON).is_some())
-                    {
-                        let message = format!("the reason has more than {MAX_REASON} characters");
-                        self.error(Code::InvalidValue, entry.value.span, message);
-                    }
+                    reason = self.reason(entry);
                     has_reason &= reason.as_ref().is_none_or(|text| !text.is_empty());
                 }
                 _ => self.unknown_key(entry, "`hold`", &["until", "reason"]),
@@ -644,36 +627,6 @@ impl Reader<'_> {
             until,
             reason: reason.filter(|text| !text.is_empty()),
         })
-    }
-
-    fn workspace(&mut self, tree: &Tree<'_>) -> Option<Slug> {
-        let entries = self.root(
-            tree,
-            "a workspace's pin",
-            "write `slug: NAME`, or remove the file",
-        )?;
-        let (mut slug, mut has_slug) = (None, false);
-        for entry in &entries {
-            match entry.name {
-                "slug" => {
-                    has_slug = true;
-                    slug = self.text("`slug`", entry, None).and_then(|text| {
-                        Slug::parse(text)
-                            .map_err(|e| {
-                                _ = self.error(Code::InvalidValue, entry.value.span, e.to_string())
-                            })
-                            .ok()
-                    });
-                }
-                _ => self.unknown_key(entry, "a workspace's pin", &["slug"]),
-            }
-        }
-        if !has_slug {
-            let at = entries.first().map_or(Span::default(), |entry| entry.at);
-            self.error(Code::MissingKey, at, "the file has no `slug`")
-                .help("add `slug: NAME`");
-        }
-        slug
     }
 }
 

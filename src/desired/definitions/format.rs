@@ -12,7 +12,7 @@ use super::definition::{
     MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name,
 };
 use super::edit::NewNode;
-use crate::model::{Catalogue, Desired, DesiredValue, Icon, KeySection, Slug};
+use crate::model::{Catalogue, Desired, DesiredValue, Icon, KeySection, Slug, WorkspaceHolds};
 
 /// The file of the schema of a definition file, beside the files.
 pub const DEFINITION_SCHEMA: &str = "definition.schema.json";
@@ -119,24 +119,7 @@ pub fn definition_schema(known: &Catalogue) -> String {
         "properties": groups(known),
         "additionalProperties": false,
     });
-    let until = json!({
-        "description": "The last day on which the hold is in force, UTC: YYYY-MM-DD.",
-        "type": "string",
-        "format": "date",
-        "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
-    });
-    let reason = json!({
-        "description": "The reason for the hold, for other readers of the file.",
-        "type": "string",
-        "maxLength": MAX_REASON,
-    });
-    let hold = json!({
-        "description": "Suspends all changes to this provider until a date.",
-        "type": "object",
-        "properties": {"until": until, "reason": reason},
-        "required": ["until"],
-        "additionalProperties": false,
-    });
+    let hold = hold_schema("this provider");
     text(&json!({
         "$schema": DIALECT,
         "title": "Integration definition",
@@ -155,6 +138,27 @@ pub fn definition_schema(known: &Catalogue) -> String {
     }))
 }
 
+fn hold_schema(what: &str) -> Json {
+    let until = json!({
+        "description": "The last day on which the hold is in force, UTC: YYYY-MM-DD.",
+        "type": "string",
+        "format": "date",
+        "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+    });
+    let reason = json!({
+        "description": "The reason for the hold, for other readers of the file.",
+        "type": "string",
+        "maxLength": MAX_REASON,
+    });
+    json!({
+        "description": format!("Suspends all changes to {what} until a date."),
+        "type": "object",
+        "properties": {"until": until, "reason": reason},
+        "required": ["until"],
+        "additionalProperties": false,
+    })
+}
+
 /// The JSON Schema (2020-12) of `workspace.yaml`.
 #[must_use]
 pub fn workspace_schema() -> String {
@@ -164,13 +168,41 @@ pub fn workspace_schema() -> String {
         "pattern": "^[A-Za-z0-9._-]+$",
         "maxLength": Slug::MAX_LEN,
     });
+    let time = |what: &str| {
+        json!({
+            "description": format!("{what}, in RFC 3339 (2026-12-20T18:00:00Z), or a local time (2026-12-20T18:00:00) of timeZone."),
+            "type": "string",
+            "pattern": r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?([Zz]|[+-]\d{2}:?\d{2})?$",
+        })
+    };
+    let freeze = json!({
+        "description": "Windows in which nothing is written to the workspace.",
+        "type": "array",
+        "maxItems": WorkspaceHolds::MAX_WINDOWS,
+        "items": {
+            "type": "object",
+            "properties": {
+                "from": time("When it begins"),
+                "to": time("When it ends"),
+                "timeZone": {
+                    "description": "The IANA name of the time zone of local times, such as Europe/Berlin.",
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": 64,
+                },
+                "reason": {"description": "The reason.", "type": "string", "maxLength": MAX_REASON},
+            },
+            "required": ["from", "to"],
+            "additionalProperties": false,
+        },
+    });
     text(&json!({
         "$schema": DIALECT,
         "title": "Workspace",
         "description": "The workspace that the definitions of this directory are for. With an API key of another workspace, nothing \
                         is changed.",
         "type": "object",
-        "properties": {"slug": slug},
+        "properties": {"slug": slug, "hold": hold_schema("all providers"), "freeze": freeze},
         "required": ["slug"],
         "additionalProperties": false,
     }))

@@ -18,11 +18,12 @@ use super::directory::{self, DirectoryError, FileError, LookAlike};
 use super::edit::Edit;
 use super::format::{self, DEFINITION_SCHEMA};
 use super::source::{Collected, Collector, Source};
+use super::workspace::{WorkspaceFile, ended_hold, read_workspace};
 use super::write::FileWrite;
 use super::yaml::Span;
 use crate::model::{
     Catalogue, Code, Desired, Diagnostic, Excerpt, Hold, KeySection, LiveNames, PartnerKey,
-    Provider, Secret, SecretName, Severity, Slug, printable,
+    Provider, Secret, SecretName, Severity, Slug, WorkspaceHolds, printable,
 };
 
 /// The definitions of a directory at one moment.
@@ -31,6 +32,10 @@ pub struct Loaded {
     /// The directory, with all links in its path resolved.
     pub directory: PathBuf,
     pub pin: Pin,
+    /// When nothing may be written, by `workspace.yaml`.
+    pub holds: WorkspaceHolds,
+    /// `workspace.yaml`, if it is valid.
+    workspace: Option<(Source, WorkspaceFile)>,
     /// The definition files, sorted by name.
     pub files: Vec<DefinitionFile>,
     /// Every problem, sorted by file and line.
@@ -116,7 +121,7 @@ pub fn load_texts<'a>(files: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Lo
 /// A file, by its role.
 pub(crate) enum FileContent {
     Definition(Box<DefinitionFile>),
-    Workspace(Source, Option<Slug>),
+    Workspace(Source, Option<WorkspaceFile>),
     Schema(Catalogue),
     /// A file that is not read, although its name suggests that it should be.
     LookAlike,
@@ -187,12 +192,12 @@ pub(crate) fn read_file(
             problems.finish()
         };
     if is_workspace(name) {
-        let (slug, collected) = match &tree {
-            Ok(tree) => definition::read_workspace(&source, tree),
+        let (file, collected) = match &tree {
+            Ok(tree) => read_workspace(&source, tree),
             Err(_) => (None, Collected::default()),
         };
         let collected = tree.err().map(report_unreadable).unwrap_or(collected);
-        return (FileContent::Workspace(source, slug), collected.diagnostics);
+        return (FileContent::Workspace(source, file), collected.diagnostics);
     }
     let read = match tree {
         Ok(tree) => definition::read_definition(&source, &tree),
@@ -361,6 +366,8 @@ impl Loaded {
         let mut loaded = Self {
             directory,
             pin: Pin::None,
+            holds: WorkspaceHolds::default(),
+            workspace: None,
             files: Vec::new(),
             diagnostics: Vec::new(),
             schema: Catalogue::default(),
@@ -371,7 +378,7 @@ impl Loaded {
             loaded.diagnostics.extend(diagnostics);
             match read {
                 FileContent::Definition(file) => loaded.files.push(*file),
-                FileContent::Workspace(source, slug) => pins.push((source, slug)),
+                FileContent::Workspace(source, file) => pins.push((source, file)),
                 FileContent::Schema(names) => loaded.schema = names,
                 FileContent::LookAlike => {}
             }
@@ -416,10 +423,16 @@ impl Loaded {
         });
     }
 
-    fn pin(&mut self, mut pins: Vec<(Source, Option<Slug>)>) {
+    fn pin(&mut self, mut pins: Vec<(Source, Option<WorkspaceFile>)>) {
         self.pin = match (pins.pop(), pins.is_empty()) {
             (None, _) => Pin::None,
-            (Some((_, slug)), true) => slug.map_or(Pin::Invalid, Pin::Slug),
+            (Some((_, None)), true) => Pin::Invalid,
+            (Some((source, Some(file))), true) => {
+                let slug = file.slug.clone();
+                self.holds = file.holds.clone();
+                self.workspace = Some((source, file));
+                Pin::Slug(slug)
+            }
             (Some((source, _)), false) => {
                 let message =
                     "two files pin the workspace: `workspace.yaml` and `workspace.yml`".to_owned();
@@ -516,6 +529,17 @@ impl Loaded {
 
     /// Warns of holds whose last day has passed. `today` is the day in UTC.
     pub fn check_holds(&mut self, today: Date) {
+        let ended = self.workspace.as_ref().and_then(|(source, file)| {
+            let (hold, at) = ended_hold(file, today)?;
+            Some((source, at, hold.until))
+        });
+        if let Some((source, at, until)) = ended {
+            let message = format!("the hold is over: its last day was {until}");
+            let mut problem =
+                source.diagnostic(Severity::Warning, Code::HoldOver, Some(at), message);
+            problem.help = Some("remove the hold, or set a later date".to_owned());
+            self.diagnostics.push(problem);
+        }
         for file in &mut self.files {
             let hold = file
                 .desired

@@ -1,7 +1,8 @@
 //! The definitions directory: from YAML files to desired state, with every problem at its line.
 //!
 //! The steps for a file, in the order of the code: `directory` reads its bytes, `yaml` parses them to a tree, `definition`
-//! makes [`Desired`](crate::model::Desired) of the tree with `reader`, and `load` combines the files. `names` compares them
+//! makes [`Desired`](crate::model::Desired) of the tree with `reader`, `workspace` reads `workspace.yaml`, and `load` combines the
+//! files. `names` compares them
 //! with the known names (`catalogue` reads those from the schema beside the files), and `resolve` fills in secrets.
 //! [`Loader`] takes these steps in their order. A problem becomes a [`Diagnostic`](crate::model::Diagnostic) in `source`,
 //! where `mask` hides what the quoted line must not show.
@@ -24,6 +25,7 @@ mod names;
 pub(crate) mod reader;
 mod resolve;
 pub(crate) mod source;
+mod workspace;
 mod write;
 pub(crate) mod yaml;
 

@@ -24,7 +24,7 @@ use super::{Access, Host, Said, hook, host};
 use crate::daemon::{Handle, NotPending};
 use crate::http::Http;
 use crate::model::printable;
-use crate::plan::Digest;
+use crate::plan::{Digest, parse_hold_reason};
 use crate::report::status::{Trigger, find_workspace};
 
 /// The largest body, in bytes.
@@ -159,6 +159,8 @@ struct Reconcile {
 #[serde(deny_unknown_fields)]
 struct Approve {
     digest: String,
+    /// Why the plan is applied although the workspace is on hold.
+    reason: Option<String>,
     workspace: Option<String>,
 }
 
@@ -175,22 +177,30 @@ async fn reconcile(
 async fn approve(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refused> {
     let bad = |why: String| Refused(StatusCode::BAD_REQUEST, why);
     let wanted = "the body must name the plan: {\"digest\": \"sha256:…\"}";
-    let Approve { digest, workspace } =
-        body(request).await?.ok_or_else(|| bad(wanted.to_owned()))?;
+    let Approve {
+        digest,
+        reason,
+        workspace,
+    } = body(request).await?.ok_or_else(|| bad(wanted.to_owned()))?;
+    let reason = reason.map(|text| parse_hold_reason(&text)).transpose();
+    let reason = reason.map_err(|why| bad(why.to_owned()))?;
     let digest = Digest::parse(&digest).map_err(|error| bad(error.to_string()))?;
     let chosen = leaders_of(shared.select(workspace.as_deref())?)?;
     let mut why = NotPending::Nothing;
     for one in chosen {
-        match one.approve(&digest) {
+        match one.approve(&digest, reason.as_deref()) {
             Ok(()) => {
                 let body = json!({"asked": "approve", "digest": digest.to_string(), "workspaces": [one.publisher().label()]});
                 return Ok(accept(
                     StatusCode::ACCEPTED,
                     Some(&body),
-                    format!("the plan {digest} is approved"),
+                    match &reason {
+                        Some(reason) => format!("the plan {digest} is approved: {reason}"),
+                        None => format!("the plan {digest} is approved"),
+                    },
                 ));
             }
-            Err(another @ NotPending::Another(_)) => why = another,
+            Err(other @ (NotPending::Another(_) | NotPending::NeedsReason(_))) => why = other,
             Err(NotPending::Nothing) => {}
         }
     }

@@ -333,6 +333,11 @@ impl WorkspaceSample {
 
 /// The moment at which a hold ends.
 fn end_of(until: &str) -> Option<Timestamp> {
-    let day = until.parse::<Date>().ok()?.tomorrow().ok()?;
+    // A freeze window ends with a moment, and is meant to end.
+    let day = until
+        .parse::<Date>()
+        .ok()
+        .filter(|day| day.to_string() == until)?;
+    let day = day.tomorrow().ok()?;
     day.to_zoned(TimeZone::UTC).ok().map(|end| end.timestamp())
 }

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::config::{EventKind, Thresholds};
 use crate::daemon::{FetchState, ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
-use crate::model::{Desired, KeyStage, Provider, ellipsize, hex, printable};
+use crate::model::{Desired, HoldEnd, KeyStage, Provider, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -480,17 +480,26 @@ fn holds(
     let mut subjects = Vec::new();
     let mut reported = BTreeMap::new();
     for entry in &plan.entries {
-        let (Verdict::Held { hold, pending }, Some(provider)) = (&entry.verdict, &entry.provider)
+        let (
+            Verdict::Held {
+                hold,
+                pending,
+                step: None,
+            },
+            Some(provider),
+        ) = (&entry.verdict, &entry.provider)
         else {
             continue;
         };
-        let left = today
-            .until(hold.until)
-            .map_or(i32::MAX, |span| span.get_days());
+        // A provider's own hold ends with a day.
+        let HoldEnd::Day(until) = hold.until else {
+            continue;
+        };
+        let left = today.until(until).map_or(i32::MAX, |span| span.get_days());
         if left > i32::try_from(thresholds.hold_days).unwrap_or(i32::MAX) {
             continue;
         }
-        if memory.holds.get(provider.as_str()) != Some(&hold.until) {
+        if memory.holds.get(provider.as_str()) != Some(&until) {
             let why = hold
                 .reason
                 .as_deref()
@@ -498,7 +507,7 @@ fn holds(
             let detail = format!("on hold until {}{}", hold.until, why.unwrap_or_default());
             subjects.push(subject(provider.as_str(), pending, Some(&detail)));
         }
-        reported.insert(provider.to_string(), hold.until);
+        reported.insert(provider.to_string(), until);
     }
     memory.holds = reported;
     subjects

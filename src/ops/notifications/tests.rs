@@ -12,7 +12,7 @@ use crate::daemon::{FetchState, ReconciliationResult};
 use crate::desired::git::{
     CheckoutTrust, RefusedCheckout, SignatureError, TrustError, VerifiedObject,
 };
-use crate::model::{FetchFailure, Hold};
+use crate::model::{ActiveHold, FetchFailure, Hold, HoldScope};
 use crate::plan::{Cause, Payload, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, Report};
@@ -198,10 +198,21 @@ fn standing_drift_is_reported_once_and_a_hold_before_its_end() {
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
     let mut held = |until| {
         let reason = Some("Vertrag".to_owned());
-        let (hold, pending) = (Hold { until, reason }, vec![change()]);
+        let hold = ActiveHold::of(&Hold { until, reason }, HoldScope::Provider);
+        let (pending, step) = (vec![change()], None);
         kinds(
             memory,
-            applied(&[], &[("B", Verdict::Held { hold, pending })]),
+            applied(
+                &[],
+                &[(
+                    "B",
+                    Verdict::Held {
+                        hold,
+                        pending,
+                        step,
+                    },
+                )],
+            ),
         )
     };
     assert_eq!(held(date(2027, 3, 1)), []);

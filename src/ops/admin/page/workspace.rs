@@ -79,6 +79,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
         @if one.summary.is_some() { (tiles(one, old.is_some())) }
         div.columns {
             div.first.old[old.is_some()] {
+                (hold(one))
                 (action(one, now))
                 (problems(one))
                 @if let Some(compared) = old {
@@ -97,7 +98,10 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 @if !held.is_empty() {
                     section.panel aria-labelledby="held" {
                         div.head { h2 #held { "On hold" } span.count { (held.len()) } }
-                        p.hint { "Changes are suspended by the file, to the end of that day (UTC)." }
+                        p.hint {
+                            @if one.hold.is_some() { "Changes are suspended by workspace.yaml, or by the file of the provider." }
+                            @else { "Changes are suspended by the file, to the end of that day (UTC)." }
+                        }
                         div data-filtered { @for provider in &held { (card(provider, one, each, held.len() <= MAX_OPEN_CARDS, now)) } }
                     }
                 }
@@ -257,6 +261,29 @@ fn tiles(one: &WorkspaceStatus, old: bool) -> Markup {
     }
 }
 
+/// Until when nothing is written to the workspace, and why.
+fn hold(one: &WorkspaceStatus) -> Markup {
+    let Some(hold) = &one.hold else {
+        return html! {};
+    };
+    html! {
+        section.panel aria-labelledby="workspace-hold" {
+            div.head { h2 #workspace-hold { (icon("wait")) "The workspace is on hold" } }
+            p { strong { "Until " (safe(&hold.until, 40)) } ": "
+                @if let Some(reason) = &hold.reason { (safe(reason, 300)) } @else { "no reason given" } }
+            p.hint { "Nothing is written. Differences are still found and shown." }
+            @if let Some(digest) = &hold.digest {
+                @let digest = safe(digest, 100);
+                p.digest { code { (digest) } (copy(&digest, "the digest")) }
+                p.hint {
+                    "In an emergency, approve exactly this plan with a reason, which is logged: "
+                    code { "POST /api/v1/approve" } " with " code { "{\"digest\": \"…\", \"reason\": \"…\"}" } "."
+                }
+            }
+        }
+    }
+}
+
 /// What to do about the workspace as a whole.
 fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let again = html! {
@@ -397,7 +424,7 @@ fn card(
             }
             div.inside {
                 @if let Some(hold) = &provider.hold {
-                    p { strong { "Until " (safe(&hold.until, 20)) } ": "
+                    p { strong { "Until " (safe(&hold.until, 40)) } ": "
                         @if let Some(reason) = &hold.reason { (safe(reason, 300)) } @else { "no reason given" } }
                 }
                 @if let Some(consequence) = &provider.consequence { p { strong { (capitalised(&safe(consequence, ERROR))) } "." } }

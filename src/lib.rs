@@ -24,7 +24,7 @@
 //! | `http` | `machine`, `model` |
 //! | `plan`, `sandbox` | `model` |
 //! | `desired::secrets` | `model`, `desired::definitions` |
-//! | `desired::watch` | `desired::definitions` |
+//! | `desired::watch` | `model`, `desired::definitions` |
 //! | `desired::definitions` | `model`, `desired::secrets` |
 //! | `desired::git` | `model`, `http`, `desired::definitions` |
 //! | `live` | `model`, `http` |

@@ -5,22 +5,21 @@
 //! Never: hold a value below `partnerKey`, or stop a reconciliation.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{
-    Fingerprint, FingerprintContext, FingerprintKey, KeySection, PartnerKey, Provider, Secret, hex,
-    read_at_most,
+    Fingerprint, FingerprintContext, FingerprintKey, KeySection, LastLink, PartnerKey, Provider,
+    Secret, hex, open_without_waiting, read_at_most,
 };
 use crate::plan::{Cause, Digest, LastApplied, Mismatch, PlainValue};
 
@@ -371,9 +370,7 @@ pub(super) const LOST_AT_END: &str = "the daemon continues, but a restart now lo
 
 /// The content of a regular file; `None` if there is none.
 pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
-    // Neither follows a link nor waits for a pipe without a writer.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    let file = match open_without_waiting(path, LastLink::Refuse) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("it cannot be read: {error}")),

@@ -25,7 +25,7 @@ mod value;
 mod workspace;
 mod workspace_hold;
 
-pub use bounded::read_at_most;
+pub use bounded::{LastLink, open_without_waiting, read_at_most};
 pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, LiveNames, closest};
 pub use definition::{
     DefinitionPart, Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, LiveProblems,

@@ -3,17 +3,14 @@
 //! Never: write, wait for a pipe, or read outside the directory.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use rustix::fs::OFlags;
-
 use super::format::DEFINITION_SCHEMA;
-use crate::model::{printable, read_at_most};
+use crate::model::{LastLink, open_without_waiting, printable, read_at_most};
 
 /// The largest definition file, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 20;
@@ -342,13 +339,7 @@ pub(crate) fn read_regular_file(path: &Path, max: u64) -> Result<Vec<u8>, FileEr
         io::ErrorKind::NotFound => FileError::Gone,
         _ => FileError::Unreadable(error),
     };
-    // Without NONBLOCK, opening a pipe waits for a writer.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(failed)?;
+    let file = open_without_waiting(path, LastLink::Refuse).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(FileError::NotAFile);
@@ -388,6 +379,7 @@ pub(crate) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + S
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::AtomicUsize;
 

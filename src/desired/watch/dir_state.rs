@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use crate::model::{LastLink, open_without_waiting};
 
 /// If two states are equal, there is nothing new to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +121,7 @@ impl FileStamp {
     pub(super) fn take(path: &Path, revalidate: bool) -> Self {
         match fs::metadata(path) {
             Ok(known) if known.is_file() && revalidate => {
-                // A network file system may answer from its cache for seconds. Opening a file makes it ask the server.
-                let fresh = File::open(path).and_then(|file| file.metadata());
-                Self::of(&fresh.unwrap_or(known))
+                Self::of(&revalidated(path).unwrap_or(known))
             }
             Ok(known) => Self::of(&known),
             Err(error) => Self::Unreadable(error.kind()),
@@ -157,6 +157,12 @@ impl FileStamp {
         };
         since(*modified).into_iter().chain(since(*changed)).min()
     }
+}
+
+/// The metadata of an open file. A network file system may answer from its cache for seconds. Opening a file makes it ask
+/// the server.
+fn revalidated(path: &Path) -> io::Result<Metadata> {
+    open_without_waiting(path, LastLink::Follow)?.metadata()
 }
 
 #[cfg(test)]
@@ -220,14 +226,64 @@ mod tests {
         assert_eq!(now.youngest_age(Duration::from_secs(100)), None);
     }
 
-    #[test]
-    fn a_pipe_is_never_opened() {
+    fn pipe() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe.yaml");
         let mkfifo = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(mkfifo.unwrap().success());
-        // Opening it would wait for a writer without end.
-        let stamp = FileStamp::take(&pipe, true);
-        assert!(matches!(stamp, FileStamp::Other { .. }));
+        (dir, pipe)
+    }
+
+    #[test]
+    fn a_pipe_that_takes_the_place_of_a_file_delays_no_scan() {
+        let (_dir, pipe) = pipe();
+        // As after the file was found to be a regular one. Otherwise this would wait for a writer without end.
+        let metadata = revalidated(&pipe).unwrap();
+        assert!(matches!(FileStamp::of(&metadata), FileStamp::Other { .. }));
+    }
+
+    /// The names of the files that are opened by `act`.
+    #[cfg(target_os = "linux")]
+    fn opened(directory: &Path, act: impl FnOnce()) -> BTreeSet<OsString> {
+        use notify::event::{AccessKind, EventKind};
+        use notify::{RecursiveMode, Watcher as _};
+
+        let (sender, events) = std::sync::mpsc::channel();
+        let mut notifier = notify::recommended_watcher(sender).unwrap();
+        notifier
+            .watch(directory, RecursiveMode::NonRecursive)
+            .unwrap();
+        act();
+        fs::write(directory.join("end"), "").unwrap();
+        let names = events
+            .iter()
+            .map(Result::unwrap)
+            .filter(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_))))
+            .flat_map(|event| event.paths)
+            .filter_map(|path| path.file_name().map(ToOwned::to_owned))
+            .take_while(|name| name != "end");
+        names.collect()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn files_are_opened_to_revalidate_them_and_pipes_never() {
+        let (dir, pipe) = pipe();
+        let file = dir.path().join("a.yaml");
+        fs::write(&file, "").unwrap();
+        let take = |revalidate| {
+            opened(dir.path(), || {
+                assert!(matches!(
+                    FileStamp::take(&pipe, revalidate),
+                    FileStamp::Other { .. }
+                ));
+                assert!(matches!(
+                    FileStamp::take(&file, revalidate),
+                    FileStamp::File { .. }
+                ));
+            })
+        };
+        assert_eq!(take(true), [OsString::from("a.yaml")].into());
+        assert_eq!(take(false), BTreeSet::new());
     }
 }

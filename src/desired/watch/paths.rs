@@ -212,4 +212,94 @@ mod tests {
         }
         assert_eq!(paths.directories().count(), MAX_DIRECTORIES);
     }
+
+    #[test]
+    fn an_event_concerns_the_watched_names_of_its_directory_only() {
+        let (root, definitions) = (Path::new("/none"), Path::new("/none/definitions"));
+        let mut paths = WatchPaths::default();
+        paths.add(root, OsStr::new("definitions"));
+        paths.add_all(definitions, FileFilter::Definitions);
+        for name in ["..data", "a.yaml"] {
+            paths.add(definitions, OsStr::new(name));
+        }
+        let hint = |kind: EventKind, names: &[&str]| {
+            let event = Event::new(kind);
+            let event = names
+                .iter()
+                .fold(event, |event, name| event.add_path(definitions.join(name)));
+            paths.hint(&Ok(event))
+        };
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let read = EventKind::Access(AccessKind::Close(AccessMode::Read));
+        for kind in [written, EventKind::Any] {
+            assert_eq!(hint(kind, &["a.yaml"]), Some(Hint::File));
+            assert_eq!(hint(kind, &["notes.txt"]), None);
+            assert_eq!(hint(kind, &["..data"]), Some(Hint::Path));
+            assert_eq!(hint(kind, &[".."]), None);
+            assert_eq!(hint(kind, &["/none/definitions"]), Some(Hint::Path));
+            assert_eq!(hint(kind, &["/none/other"]), None);
+            assert_eq!(hint(kind, &["/a.yaml"]), None);
+            let both = hint(kind, &["a.yaml", "..data", "notes.txt"]);
+            assert_eq!(both, Some(Hint::Path));
+        }
+        assert_eq!(hint(read, &["a.yaml", "..data"]), None);
+        assert_eq!(hint(EventKind::Any, &[]), None);
+        let lost = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        assert_eq!(paths.hint(&Ok(lost)), Some(Hint::Path));
+        let failed = notify::Error::generic("unknown");
+        assert_eq!(paths.hint(&Err(failed)), Some(Hint::Path));
+    }
+
+    #[test]
+    fn visible_files_are_those_without_a_dot_in_front() {
+        for (name, visible) in [("token", true), (".hidden", false), ("..data", false)] {
+            assert_eq!(FileFilter::Visible.matches(OsStr::new(name)), visible);
+        }
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_another_is_another_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let definitions = dir.path().join("definitions");
+        let paths = || {
+            let mut paths = WatchPaths::default();
+            paths.add_all(&definitions, FileFilter::Definitions);
+            paths
+        };
+        fs::create_dir(&definitions).unwrap();
+        let before = paths();
+        assert_eq!(before, paths());
+        fs::rename(&definitions, dir.path().join("before")).unwrap();
+        fs::create_dir(&definitions).unwrap();
+        assert_ne!(before, paths());
+    }
+
+    #[test]
+    fn the_links_the_end_and_a_missing_entry_decide_where_a_path_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        fs::create_dir_all(root.join("real/sub")).unwrap();
+        symlink("./real/../real", root.join("relative")).unwrap();
+        symlink(root.join("relative"), root.join("absolute")).unwrap();
+        let resolved = |path: &str| {
+            let mut visited = Vec::new();
+            let found = resolve(&root, Path::new(path), |directory, name| {
+                let directory = directory.strip_prefix(&root).unwrap();
+                visited.push(directory.join(name).to_str().unwrap().to_owned());
+            });
+            (found.ok(), visited)
+        };
+        let end = |name: &str| Some(root.join(name));
+        let visited = ["absolute", "relative", "real/sub"].map(str::to_owned);
+        assert_eq!(
+            resolved("./absolute/sub"),
+            (end("real/sub"), visited.into())
+        );
+        assert_eq!(
+            resolved("real/sub"),
+            (end("real/sub"), vec!["real/sub".into()])
+        );
+        assert_eq!(resolved("/"), (Some("/".into()), Vec::new()));
+        assert_eq!(resolved("real/none/sub"), (None, vec!["real/none".into()]));
+    }
 }

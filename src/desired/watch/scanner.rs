@@ -55,7 +55,8 @@ pub(super) struct Scanner {
     subscription: Option<Subscription>,
     /// When to subscribe again after a failure.
     retry_at: Option<Instant>,
-    resubscribe: bool,
+    /// Subscribe again at the next scan, even if the paths look the same.
+    pub(super) resubscribe: bool,
 }
 
 impl Scanner {
@@ -72,11 +73,6 @@ impl Scanner {
             retry_at: None,
             resubscribe: false,
         }
-    }
-
-    /// Subscribes again at the next scan, even if the paths look the same.
-    pub(super) const fn resubscribe(&mut self) {
-        self.resubscribe = true;
     }
 
     /// Scans the target. The subscription to the scanned paths begins before the scan.
@@ -260,5 +256,97 @@ mod tests {
         let watched: Vec<_> = paths.directories().collect();
         assert!(watched.contains(&&inside), "{watched:?}");
         assert!(!watched.contains(&&outside), "{watched:?}");
+    }
+
+    #[test]
+    fn files_beyond_the_limit_are_counted_only() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..MAX_FILES + 2 {
+            fs::File::create(dir.path().join(format!("{number}.yaml"))).unwrap();
+        }
+        let mut paths = WatchPaths::default();
+        let listing = list(dir.path(), FileFilter::Definitions, false, &mut paths).unwrap();
+        assert_eq!(listing.files.len(), MAX_FILES);
+        assert_eq!(listing.uncounted, 2);
+    }
+
+    /// Whether a scan subscribes, which ends the memory of a failure.
+    fn subscribes(scanner: &mut Scanner) -> bool {
+        let later = Instant::now() + RETRY;
+        scanner.retry_at = Some(later);
+        scanner.scan(false);
+        scanner.retry_at != Some(later)
+    }
+
+    #[tokio::test]
+    async fn a_scan_subscribes_once_and_again_when_the_path_has_changed() {
+        let _alone = super::super::subscription::ALONE.lock().await;
+        let dir = tempfile::tempdir().unwrap();
+        let definitions = dir.path().join("definitions");
+        fs::create_dir(&definitions).unwrap();
+        let target = || Target::Definitions(definitions.clone());
+        let inbox = Arc::new(Inbox::default());
+        let mut scanner = Scanner::new(target(), Some(Arc::clone(&inbox)), Arc::default());
+        scanner.scan(false);
+        assert!(scanner.subscription.is_some() && scanner.retry_at.is_none());
+        assert_eq!(inbox.wait(Instant::now()).await.hint, None);
+
+        assert!(!subscribes(&mut scanner));
+        scanner.resubscribe = true;
+        assert!(subscribes(&mut scanner));
+        assert!(!subscribes(&mut scanner));
+        fs::rename(&definitions, dir.path().join("before")).unwrap();
+        fs::create_dir(&definitions).unwrap();
+        assert!(subscribes(&mut scanner));
+
+        let mut without_events = Scanner::new(target(), None, Arc::default());
+        without_events.scan(false);
+        assert!(without_events.subscription.is_none());
+    }
+
+    #[test]
+    fn a_failed_subscription_is_tried_again_after_a_while_and_only_the_first_is_a_warning() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(Arc::new(log.reopen().unwrap()))
+            .finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let lines = |text: &str| fs::read_to_string(&log).unwrap().matches(text).count();
+
+        let dir = tempfile::tempdir().unwrap();
+        let inbox = Arc::new(Inbox::default());
+        let too_long = || {
+            let mut paths = WatchPaths::default();
+            paths.add(&Path::new("/").join("x".repeat(5000)), "a".as_ref());
+            paths
+        };
+        let fails = |target: Target| {
+            let mut scanner = Scanner::new(target, Some(Arc::clone(&inbox)), Arc::default());
+            let before = Instant::now();
+            scanner.subscribe(too_long(), &inbox);
+            let retry_at = scanner.retry_at.unwrap();
+            assert!((before + RETRY..=Instant::now() + RETRY).contains(&retry_at));
+            scanner
+        };
+        let _other = fails(Target::Files {
+            file: Some("/key".into()),
+            directory: Some("/secrets".into()),
+        });
+        assert_eq!(lines("cannot subscribe"), 1);
+        assert_eq!(lines("file events of /key and /secrets: "), 1);
+        let mut scanner = fails(Target::Definitions(dir.path().to_owned()));
+        assert_eq!(lines("cannot subscribe"), 1);
+
+        scanner.subscription = None;
+        scanner.scan(false);
+        assert!(scanner.subscription.is_none());
+        assert_eq!(lines("are available again"), 0);
+        scanner.retry_at = Some(Instant::now());
+        scanner.scan(false);
+        assert!(scanner.subscription.is_some() && scanner.retry_at.is_none());
+        assert_eq!(lines("are available again"), 1);
+        scanner.retry_at = Some(Instant::now());
+        scanner.scan(false);
+        assert_eq!(scanner.retry_at, None);
     }
 }

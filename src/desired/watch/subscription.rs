@@ -137,3 +137,101 @@ fn is_gone(error: &notify::Error) -> bool {
         _ => false,
     }
 }
+
+/// For tests in which no lost event of another test may arrive.
+#[cfg(test)]
+pub(super) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Instant;
+
+    use notify::event::{Flag, ModifyKind};
+    use notify::{ErrorKind, EventKind};
+
+    use super::super::inbox::Hint;
+    use super::super::paths::FileFilter;
+    use super::*;
+
+    struct Subscribed {
+        inbox: Arc<Inbox>,
+        counts: Arc<WatchCounts>,
+        subscription: Subscription,
+    }
+
+    impl Subscribed {
+        fn to(directory: &Path) -> Self {
+            let mut paths = WatchPaths::default();
+            paths.add_all(directory, FileFilter::Definitions);
+            let (inbox, counts) = (Arc::<Inbox>::default(), Arc::<WatchCounts>::default());
+            let (subscription, error) =
+                Subscription::new(paths, Arc::clone(&inbox), Arc::clone(&counts));
+            assert!(error.is_none(), "{error:?}");
+            Self {
+                inbox,
+                counts,
+                subscription: subscription.unwrap(),
+            }
+        }
+
+        async fn hint(&self) -> Option<Hint> {
+            self.inbox.wait(Instant::now()).await.hint
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_reaches_the_subscribers_of_its_directory_and_lost_events_reach_all() {
+        let _alone = ALONE.lock().await;
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
+        for directory in [&one, &other] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let (first, second) = (Subscribed::to(&one), Subscribed::to(&other));
+        let event = Event::new(EventKind::Modify(ModifyKind::Any)).add_path(one.join("a.yaml"));
+        dispatch(Ok(event));
+        assert_eq!(first.hint().await, Some(Hint::File));
+        assert_eq!(second.hint().await, None);
+        assert_eq!(first.counts.events(), 1);
+        assert_eq!(second.counts.events(), 0);
+
+        dispatch(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        for subscribed in [&first, &second] {
+            assert_eq!(subscribed.hint().await, Some(Hint::Path));
+        }
+        dispatch(Err(notify::Error::generic("unknown")));
+        for subscribed in [&first, &second] {
+            assert_eq!(subscribed.hint().await, Some(Hint::Path));
+        }
+    }
+
+    #[test]
+    fn a_directory_is_watched_until_its_last_subscription_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (Subscribed::to(dir.path()), Subscribed::to(dir.path()));
+        drop(first);
+        let rest: Vec<_> = SUBSCRIBERS.read().get(dir.path()).unwrap().clone();
+        assert!(matches!(&rest[..], [one] if Arc::ptr_eq(one, &second.subscription.0)));
+        drop(second);
+        assert!(!SUBSCRIBERS.read().contains_key(dir.path()));
+        let again = |notifier: &mut Option<RecommendedWatcher>| {
+            let notifier = notifier.as_mut().unwrap();
+            notifier.unwatch(dir.path()).unwrap_err().kind
+        };
+        assert!(matches!(
+            again(&mut NOTIFIER.lock()),
+            ErrorKind::WatchNotFound
+        ));
+    }
+
+    #[test]
+    fn only_a_path_that_does_not_exist_is_no_failure_of_a_subscription() {
+        let io = |kind: io::ErrorKind| notify::Error::io(kind.into());
+        assert!(is_gone(&notify::Error::path_not_found()));
+        assert!(is_gone(&io(io::ErrorKind::NotFound)));
+        assert!(is_gone(&io(io::ErrorKind::NotADirectory)));
+        assert!(!is_gone(&io(io::ErrorKind::PermissionDenied)));
+        assert!(!is_gone(&notify::Error::new(ErrorKind::MaxFilesWatch)));
+    }
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::dir_state::DirState;
-use super::inbox::{Hint, Inbox};
+use super::inbox::{Hint, Inbox, Messages};
 use super::scanner::{Scanner, Target};
 use super::{FoundBy, SettledDir, WatchOptions};
 
@@ -95,35 +95,13 @@ impl WatchTask {
 
     pub(super) async fn run(mut self) {
         loop {
-            let deadline = match self.settling {
-                None => self.next_poll,
-                // A file that is written all the time must not keep the others from being scanned.
-                Some(settling) => (settling.last_write.min(self.last_scan) + self.options.quiet)
-                    .min(settling.since + self.options.patience),
-            };
+            let deadline = self.deadline();
             let messages = self.inbox.wait(deadline).await;
             if messages.closed {
                 return;
             }
             let now = Instant::now();
-            let requested = !messages.requests.is_empty() && self.settling.is_none();
-            self.requests.extend(messages.requests);
-            if let Some(hint) = messages.hint {
-                if hint == Hint::Path {
-                    self.scanner.resubscribe();
-                }
-                if self.settling.is_none() {
-                    self.last_scan = now;
-                }
-                self.settling = Some(Settling {
-                    since: self.settling.map_or(now, |settling| settling.since),
-                    ..Settling::begin(now, FoundBy::Event)
-                });
-            }
-            if self.settling.is_none() && !requested && now >= deadline {
-                self.options.counts.polls.fetch_add(1, Ordering::Relaxed);
-            }
-            if now >= deadline || requested {
+            if self.receive(messages, now, deadline) {
                 let scan = tokio::task::spawn_blocking(move || {
                     self.scan(now);
                     self
@@ -135,16 +113,54 @@ impl WatchTask {
         }
     }
 
-    /// Scans, and publishes the state if the directory has settled.
+    /// The time of the next scan if no message comes before.
+    fn deadline(&self) -> Instant {
+        match self.settling {
+            None => self.next_poll,
+            // A file that is written all the time must not keep the others from being scanned.
+            Some(settling) => (settling.last_write.min(self.last_scan) + self.options.quiet)
+                .min(settling.since + self.options.patience),
+        }
+    }
+
+    /// Takes messages over. Returns whether to scan now.
+    fn receive(&mut self, messages: Messages, now: Instant, deadline: Instant) -> bool {
+        let requested = !messages.requests.is_empty() && self.settling.is_none();
+        self.requests.extend(messages.requests);
+        if let Some(hint) = messages.hint {
+            if hint == Hint::Path {
+                self.scanner.resubscribe = true;
+            }
+            if self.settling.is_none() {
+                self.last_scan = now;
+            }
+            self.settling = Some(Settling {
+                since: self.settling.map_or(now, |settling| settling.since),
+                ..Settling::begin(now, FoundBy::Event)
+            });
+        }
+        if self.settling.is_none() && !requested && now >= deadline {
+            self.options.counts.polls.fetch_add(1, Ordering::Relaxed);
+        }
+        now >= deadline || requested
+    }
+
     fn scan(&mut self, now: Instant) {
-        let quiet = self.options.quiet;
-        // Without an event, only the file system's own answer shows that nothing is being written.
-        let revalidate = !self.requests.is_empty()
+        let scan = self.scanner.scan(self.must_revalidate());
+        self.judge(scan.state, scan.duration, now);
+    }
+
+    /// Without an event, only the file system's own answer shows that nothing is being written.
+    fn must_revalidate(&self) -> bool {
+        !self.requests.is_empty()
             || self
                 .settling
-                .is_some_and(|settling| settling.found_by == FoundBy::Poll);
-        let scan = self.scanner.scan(revalidate);
-        let (state, duration) = (scan.state, scan.duration);
+                .is_some_and(|settling| settling.found_by == FoundBy::Poll)
+    }
+
+    /// Publishes the state of a scan at `now` if the directory has settled.
+    fn judge(&mut self, state: DirState, duration: Duration, now: Instant) {
+        let quiet = self.options.quiet;
         let pause = (duration * SCAN_SHARE).min(MAX_POLL);
         self.next_poll = Instant::now() + self.options.poll.max(pause);
         self.last_scan = Instant::now() + duration * SETTLING_SHARE;
@@ -251,6 +267,9 @@ impl WatchTask {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::dir_state::{FileStamp, Listing};
     use super::*;
 
     const AGO: Duration = Duration::from_millis(100);
@@ -279,5 +298,286 @@ mod tests {
         let settling = settling(now, FoundBy::Event);
         assert_eq!(settling.last_write(now, true, Some(AGO)), now - AGO);
         assert_eq!(settling.last_write(now, true, Some(3 * AGO)), now - 2 * AGO);
+    }
+
+    const QUIET: Duration = Duration::from_secs(10);
+    const POLL: Duration = Duration::from_secs(2);
+    const MOMENT: Duration = Duration::from_millis(1);
+    const FILE_PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A watch task whose scans are made up, at times that are made up. It has seen `files`.
+    struct Scans {
+        task: WatchTask,
+        settled: watch::Receiver<Option<SettledDir>>,
+        start: Instant,
+    }
+
+    impl Scans {
+        fn with(target: Target, options: WatchOptions, files: &[(&str, u64)]) -> Self {
+            let (publisher, settled) = watch::channel(None);
+            let mut task = WatchTask::new(target, options, Arc::default(), publisher);
+            task.last_state = Some(state(files));
+            Self {
+                task,
+                settled,
+                start: Instant::now(),
+            }
+        }
+
+        fn of(files: &[(&str, u64)]) -> Self {
+            let target = Target::Files {
+                file: None,
+                directory: None,
+            };
+            let options = WatchOptions {
+                quiet: QUIET,
+                poll: POLL,
+                patience: 100 * QUIET,
+                file_patience: FILE_PATIENCE,
+                events: false,
+                counts: Arc::default(),
+            };
+            Self::with(target, options, files)
+        }
+
+        fn judge(&mut self, at: Duration, files: &[(&str, u64)]) {
+            let now = self.start + at;
+            self.task.judge(state(files), Duration::ZERO, now);
+        }
+
+        /// The unsettled files of what was published since the last call.
+        fn published(&mut self) -> Option<Vec<String>> {
+            let is_new = self.settled.has_changed().unwrap();
+            let settled = self.settled.borrow_and_update().clone();
+            is_new.then(|| settled.unwrap().unsettled)
+        }
+
+        fn request(&mut self) -> oneshot::Receiver<SettledDir> {
+            let (request, answer) = oneshot::channel();
+            self.task.requests.push(request);
+            answer
+        }
+
+        fn hint(&mut self, hint: Hint, at: Duration) -> bool {
+            let messages = Messages {
+                hint: Some(hint),
+                ..Messages::default()
+            };
+            let deadline = self.task.deadline();
+            self.task.receive(messages, self.start + at, deadline)
+        }
+    }
+
+    /// Files with their sizes, written so long ago that only a scan shows a change.
+    fn state(files: &[(&str, u64)]) -> DirState {
+        let stamp = |size| FileStamp::File {
+            inode: (0, 0),
+            size,
+            modified: (0, 0),
+            changed: (0, 0),
+        };
+        let files = files
+            .iter()
+            .map(|(name, size)| (OsString::from(name), stamp(*size)));
+        DirState::new(Ok(Listing {
+            files: files.collect(),
+            ..Listing::default()
+        }))
+    }
+
+    #[test]
+    fn a_change_is_published_once_when_two_scans_that_far_apart_are_equal() {
+        let mut scans = Scans::of(&[("a", 1)]);
+        scans.judge(Duration::ZERO, &[("a", 1)]);
+        assert_eq!(scans.published(), None);
+        scans.judge(POLL, &[("a", 2)]);
+        scans.judge(POLL + MOMENT, &[("a", 3)]);
+        scans.judge(POLL + QUIET, &[("a", 3)]);
+        assert_eq!(scans.published(), None);
+        scans.judge(POLL + MOMENT + QUIET, &[("a", 3)]);
+        assert_eq!(scans.published(), Some(Vec::new()));
+        scans.judge(POLL + 2 * QUIET, &[("a", 3)]);
+        assert_eq!(scans.published(), None);
+    }
+
+    #[test]
+    fn a_request_is_answered_at_once_if_nothing_is_written() {
+        let mut scans = Scans::of(&[("a", 1)]);
+        let mut answer = scans.request();
+        assert!(scans.task.must_revalidate());
+        scans.judge(Duration::ZERO, &[("a", 1)]);
+        assert_eq!(answer.try_recv().unwrap().state, state(&[("a", 1)]));
+        assert!(!scans.task.must_revalidate());
+    }
+
+    #[test]
+    fn a_request_during_a_change_is_answered_when_the_directory_has_settled() {
+        let mut scans = Scans::of(&[("a", 1)]);
+        let mut answer = scans.request();
+        scans.judge(Duration::ZERO, &[("a", 2)]);
+        assert!(answer.try_recv().is_err());
+        scans.judge(QUIET, &[("a", 2)]);
+        assert_eq!(answer.try_recv().unwrap().state, state(&[("a", 2)]));
+    }
+
+    #[test]
+    fn a_change_without_an_event_is_compared_with_the_file_systems_own_answer() {
+        let mut scans = Scans::of(&[("a", 1)]);
+        scans.judge(Duration::ZERO, &[("a", 2)]);
+        assert!(scans.task.must_revalidate());
+        scans.judge(QUIET, &[("a", 2)]);
+        assert!(!scans.task.must_revalidate());
+        scans.hint(Hint::File, QUIET);
+        assert!(!scans.task.must_revalidate());
+    }
+
+    #[test]
+    fn a_file_that_is_written_without_end_is_left_out_after_its_patience() {
+        let mut scans = Scans::of(&[("endless", 0), ("other", 1)]);
+        let (step, mut size) = (Duration::from_secs(3), 0);
+        let mut at = Duration::ZERO;
+        // Pauses shorter than `quiet` do not end the writing.
+        while at < FILE_PATIENCE {
+            size += u64::from(at.as_secs().is_multiple_of(9));
+            scans.judge(at, &[("endless", size), ("other", 1)]);
+            assert_eq!(scans.published(), None, "{at:?}");
+            at += step;
+        }
+        let endless = Some(vec!["endless".to_owned()]);
+        scans.judge(FILE_PATIENCE, &[("endless", 99), ("other", 1)]);
+        assert_eq!(scans.published(), endless);
+        // The same news again only for a request.
+        scans.judge(FILE_PATIENCE + MOMENT, &[("endless", 100), ("other", 1)]);
+        assert_eq!(scans.published(), None);
+        let mut answer = scans.request();
+        scans.judge(FILE_PATIENCE + step, &[("endless", 101), ("other", 1)]);
+        assert_eq!(Some(answer.try_recv().unwrap().unsettled), endless);
+        // When the writing ends, that is another change.
+        scans.published();
+        scans.judge(
+            FILE_PATIENCE + step + QUIET,
+            &[("endless", 101), ("other", 1)],
+        );
+        assert_eq!(scans.published(), Some(Vec::new()));
+        assert!(scans.task.busy_files.is_empty());
+    }
+
+    #[test]
+    fn no_file_is_left_out_while_another_has_just_been_written_or_removed() {
+        let mut scans = Scans::of(&[("endless", 0), ("gone", 1), ("late", 1)]);
+        let late = FILE_PATIENCE - MOMENT;
+        for seconds in 0..30 {
+            let files = [("endless", seconds + 1), ("gone", 1), ("late", 1)];
+            scans.judge(Duration::from_secs(seconds), &files);
+        }
+        scans.judge(late, &[("endless", 100), ("late", 2)]);
+        let mut size = 100;
+        let mut until = |scans: &mut Scans, at| {
+            size += 1;
+            scans.judge(at, &[("endless", size), ("late", 2)]);
+            scans.published()
+        };
+        assert_eq!(until(&mut scans, FILE_PATIENCE), None);
+        let busy: Vec<_> = scans.task.busy_files.keys().collect();
+        assert_eq!(busy, ["endless", "gone", "late"]);
+        assert_eq!(until(&mut scans, late + QUIET - MOMENT), None);
+        let endless = Some(vec!["endless".to_owned()]);
+        assert_eq!(until(&mut scans, late + QUIET), endless);
+    }
+
+    #[test]
+    fn when_patience_ends_the_files_still_written_are_named_and_no_request_waits_for_them_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.yaml"), "").unwrap();
+        let options = WatchOptions {
+            quiet: MOMENT,
+            poll: POLL,
+            patience: 10 * MOMENT,
+            file_patience: 100 * MOMENT,
+            events: false,
+            counts: Arc::default(),
+        };
+        let target = Target::Definitions(dir.path().to_owned());
+        let mut scans = Scans::with(target, options, &[("a.yaml", 1)]);
+        for moment in 0..10 {
+            scans.judge(moment * MOMENT, &[("a.yaml", 2 + u64::from(moment))]);
+            assert_eq!(scans.published(), None);
+        }
+        let unsettled = vec!["a.yaml".to_owned()];
+        scans.judge(10 * MOMENT, &[("a.yaml", 20)]);
+        assert_eq!(scans.published().as_ref(), Some(&unsettled));
+
+        let mut answer = scans.request();
+        scans.start = Instant::now();
+        scans.judge(Duration::ZERO, &[("a.yaml", 21)]);
+        assert_eq!(answer.try_recv().unwrap().unsettled, unsettled);
+    }
+
+    #[test]
+    fn expensive_scans_are_less_frequent_up_to_a_limit() {
+        for (scan, pause) in [
+            (Duration::from_micros(1), POLL),
+            (Duration::from_millis(10), Duration::from_secs(5)),
+            (Duration::from_secs(1), MAX_POLL),
+        ] {
+            let mut scans = Scans::of(&[]);
+            let before = Instant::now();
+            scans.task.judge(state(&[]), scan, before);
+            let after = Instant::now();
+            let task = &scans.task;
+            assert!((before + pause..=after + pause).contains(&task.next_poll));
+            assert!((before + scan * 10..=after + scan * 10).contains(&task.last_scan));
+            assert_eq!(task.deadline(), task.next_poll);
+        }
+    }
+
+    #[test]
+    fn a_hint_is_followed_by_a_scan_after_a_pause_and_hints_prolong_it_up_to_patience() {
+        let mut scans = Scans::of(&[]);
+        let counts = Arc::clone(&scans.task.options.counts);
+        scans.task.next_poll = scans.start + 1000 * QUIET;
+        assert!(!scans.hint(Hint::File, POLL));
+        assert_eq!(scans.task.deadline(), scans.start + POLL + QUIET);
+        assert!(!scans.task.scanner.resubscribe);
+        assert!(!scans.hint(Hint::Path, 2 * POLL));
+        // The watched directory may be another one by now.
+        assert!(scans.task.scanner.resubscribe);
+        let settling = scans.task.settling.unwrap();
+        assert_eq!(settling.since, scans.start + POLL);
+        assert_eq!(settling.last_write, scans.start + 2 * POLL);
+        assert_eq!(settling.found_by, FoundBy::Event);
+        // Scans go on, whatever is written.
+        assert_eq!(scans.task.deadline(), scans.start + POLL + QUIET);
+        scans.task.last_scan = scans.start + 3 * POLL;
+        assert_eq!(scans.task.deadline(), scans.start + 2 * POLL + QUIET);
+        assert!(scans.hint(Hint::File, 2 * POLL + QUIET));
+        scans.task.last_scan = scans.start + 1000 * QUIET;
+        scans.hint(Hint::File, 1000 * QUIET);
+        assert_eq!(scans.task.deadline(), scans.start + POLL + 100 * QUIET);
+        assert_eq!(counts.polls(), 0);
+    }
+
+    #[test]
+    fn only_scans_that_nothing_else_causes_count_as_polls() {
+        let mut scans = Scans::of(&[]);
+        let counts = Arc::clone(&scans.task.options.counts);
+        let (now, later) = (scans.start, scans.start + POLL);
+        let request = || Messages {
+            requests: vec![oneshot::channel().0],
+            ..Messages::default()
+        };
+        // A request is a reason to scan at once.
+        assert!(scans.task.receive(request(), now, later));
+        assert!(scans.task.receive(request(), later, later));
+        assert!(!scans.task.receive(Messages::default(), now, later));
+        assert_eq!(counts.polls(), 0);
+        assert!(scans.task.receive(Messages::default(), later, later));
+        assert_eq!(counts.polls(), 1);
+        // A scan that ends a change is no poll, and a request waits for it.
+        scans.task.settling = Some(Settling::begin(now, FoundBy::Poll));
+        assert!(!scans.task.receive(request(), now, later));
+        assert!(scans.task.receive(Messages::default(), later, later));
+        assert_eq!(counts.polls(), 1);
+        assert_eq!(scans.task.requests.len(), 3);
     }
 }

@@ -130,6 +130,7 @@ fn source(definitions: &Path) -> Source {
         base: None,
         trust: None,
         workspace: None,
+        policies: None,
     }
 }
 
@@ -303,6 +304,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         holds: Default::default(),
         overridden: None,
         snapshot: None,
+        violations: Vec::new(),
     };
     metrics.count_reconciliation(&ReconciliationReport {
         delivery: None,

@@ -4,7 +4,8 @@
 //!
 //! 1. [`desired`] loads the files to desired state, with every problem at its line.
 //! 2. [`live`] fetches the workspace and its definitions over [`http`]: two requests, whatever the number of providers.
-//! 3. [`plan`] compares the two, without I/O, and guards the result: only an approved plan can be applied.
+//! 3. [`plan`] compares the two, without I/O, and guards the result, with the operator's [`policies`]: only an approved plan can
+//!    be applied.
 //! 4. [`reconcile::apply`] sends one update for each changed provider and verifies each answer.
 //! 5. [`report`] makes documents of the result, and [`render`] prints them.
 //!
@@ -28,7 +29,8 @@
 //! | `desired::definitions` | `model`, `desired::secrets` |
 //! | `desired::git` | `model`, `http`, `desired::definitions` |
 //! | `live` | `model`, `http` |
-//! | `reconcile` | `machine`, `model`, `http`, `desired`, `live`, `plan` |
+//! | `policies` | `model`, `desired::definitions`, `plan` |
+//! | `reconcile` | `machine`, `model`, `http`, `desired`, `live`, `plan`, `policies` |
 //! | `pull` | `model`, `desired`, `plan` |
 //! | `report` | `model`, `plan`, `reconcile` |
 //! | `render` | `model`, `plan`, `pull`, `reconcile`, `report` |
@@ -51,6 +53,7 @@ pub mod machine;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod policies;
 pub mod pull;
 pub mod reconcile;
 pub mod render;

@@ -25,6 +25,7 @@ use crate::model::{
     FingerprintKey, KNOWN_PROVIDERS, KeyExpiry, KeyStage, Provider, Secret, Slug, UpdateMethod,
     read_at_most,
 };
+use crate::policies::PolicyFile;
 use crate::pull::SecretNames;
 use crate::reconcile::{DefinitionsSource, Source, today};
 use crate::report::links::{Links, RepositoryUrl};
@@ -82,6 +83,21 @@ impl TrustArgs {
     }
 }
 
+/// What plans must comply with.
+#[derive(Args)]
+#[command(next_help_heading = "Policies")]
+pub(super) struct PolicyArgs {
+    /// File with the operator's policies: rules in CEL that deny a plan or warn of it. Read again at each reconciliation
+    #[arg(long, env = "CALRY_POLICIES", value_name = "FILE")]
+    policies: Option<PathBuf>,
+}
+
+impl PolicyArgs {
+    pub(super) fn file(&self) -> Option<PolicyFile> {
+        self.policies.clone().map(PolicyFile)
+    }
+}
+
 /// What a command needs to compare desired and live state.
 #[derive(Args)]
 pub(super) struct SourceArgs {
@@ -89,6 +105,8 @@ pub(super) struct SourceArgs {
     pub(super) live: LiveArgs,
     #[command(flatten)]
     pub(super) trust: TrustArgs,
+    #[command(flatten)]
+    pub(super) policies: PolicyArgs,
     #[command(flatten)]
     pub(super) fingerprints: FingerprintArgs,
 }
@@ -340,6 +358,7 @@ impl SourceArgs {
     ) -> anyhow::Result<Setup> {
         let mut setup = self.live.set_up(missing, output).await?;
         setup.source.trust = self.trust.trust();
+        setup.source.policies = self.policies.file();
         setup.fingerprint_key = self.fingerprints.key()?;
         Ok(setup)
     }
@@ -442,6 +461,7 @@ impl LiveArgs {
                 base: None,
                 trust: None,
                 workspace: api.workspace.clone(),
+                policies: None,
             },
             api: Api::new(&http, url, method)?.with_request_timeout(api.request_timeout),
             key,

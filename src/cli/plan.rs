@@ -134,6 +134,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     };
     let Comparison { desired, planned } = &comparison;
     let next = match &args.out {
+        _ if planned.plan.denied(false).is_some() => None,
         Some(file) => Some(format!(
             "calry-gitops apply --plan {}",
             printable(&file.display().to_string())
@@ -158,7 +159,11 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     write_copies(&args.also, |format| {
         comparison.print(format, layout, &place)
     })?;
-    let mut failed = has_obstacle(&planned.plan);
+    let denied = planned.plan.denied(false);
+    if let Some(denied) = &denied {
+        output.error(&denied.to_string());
+    }
+    let mut failed = has_obstacle(&planned.plan) || denied.is_some();
     if let Some(file) = &args.out {
         if comparison.is_invalid() {
             let why = "the definitions are invalid, so the plan could not be applied";

@@ -98,6 +98,7 @@ async fn prepare_workspace(
         .set_up_on(shared.http.clone(), MissingSecrets::Error)
         .await?;
     setup.source.trust = trust;
+    setup.source.policies = source.policies.file();
     let repository = fetched.map(|(repository, path)| {
         setup.shown = path.to_string();
         setup.source.definitions = DefinitionsSource::Git {

@@ -102,6 +102,7 @@ pub(crate) fn plan(entries: Vec<PlanEntry>) -> Plan {
         holds: Default::default(),
         overridden: None,
         snapshot: None,
+        violations: Vec::new(),
     }
 }
 

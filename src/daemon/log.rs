@@ -10,7 +10,7 @@ use crate::desired::git::CheckoutTrust;
 use crate::model::{
     Diagnostic, Hold, Provider, Revision, Severity, ellipsize, human_duration, printable,
 };
-use crate::plan::{Cause, Plan, PlanEntry, Verdict, describe_hold, refusal};
+use crate::plan::{Cause, Plan, PlanEntry, PolicyAction, Verdict, describe_hold, refusal};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::reconcile::{Failure, today};
 use crate::report::status::Mode;
@@ -24,9 +24,17 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
     for (entry, cause) in &report.findings.differences {
         difference(entry, *cause);
     }
+    for violation in &report.findings.new_violations {
+        let (policy, provider) = (&violation.policy, violation.provider.as_deref());
+        let sentence = violation.sentence();
+        match violation.action {
+            PolicyAction::Deny => error!(policy, provider, "denied by policy: {sentence}"),
+            PolicyAction::Warn => warn!(policy, provider, "policy {sentence}"),
+        }
+    }
     match &report.findings.approval {
         Some(Approval::Used(digest)) => {
-            info!(%digest, "the plan {digest} was approved and is applied despite --max-changes");
+            info!(%digest, "the plan {digest} was approved and is applied despite the limits");
         }
         Some(Approval::Overrode(digest, overridden)) => {
             let (hold, reason) = (

@@ -28,7 +28,7 @@ use crate::model::{
     DefinitionPart, Desired, Diagnostic, KeyExpiry, KeyStage, Provider, Secret, Workspace,
 };
 use crate::plan::{
-    AppliedState, Cause, Change, LastApplied, Mismatch, Plan, Step, Verdict, refusal,
+    AppliedState, Cause, Change, LastApplied, Mismatch, Plan, Step, Verdict, Violation, refusal,
 };
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -77,6 +77,8 @@ pub struct Memory {
     pub(super) reported: BTreeMap<Provider, Vec<Change>>,
     /// The reported problems of the files.
     pub(super) problems: Vec<Diagnostic>,
+    /// The reported violations of policies.
+    pub(super) violations: Vec<Violation>,
     pub(super) trust: Option<CheckoutTrust>,
     /// What was reported about the end of the API key: its days left if they are few, or why it is unknown.
     key_news: Option<Result<(KeyExpiry, i32), ExpiryError>>,
@@ -238,6 +240,7 @@ impl Memory {
             passes: 0,
             reported: BTreeMap::new(),
             problems: Vec::new(),
+            violations: Vec::new(),
             file: SavedState::of(state),
             #[cfg(test)]
             faulty: false,

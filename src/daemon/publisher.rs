@@ -274,6 +274,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
         };
         status.providers = plan.entries.iter().map(provider).collect();
         status.summary = Some(summary(status));
+        status.violations.clone_from(&plan.violations);
         status.compared = Some(now);
         status.hold = WorkspaceHoldItem::of(plan);
         status.workspace = Some(plan.workspace.clone());
@@ -290,7 +291,9 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
         result: report.result.outcome(),
         error: report.result.error(),
         digest: match &report.result {
-            ReconciliationResult::Refused(plan, _) => plan.digest.as_ref().map(ToString::to_string),
+            ReconciliationResult::Refused(_, reason) => {
+                reason.approvable().map(ToString::to_string)
+            }
             _ => None,
         },
         max_changes: match &report.result {

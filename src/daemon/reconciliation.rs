@@ -27,7 +27,8 @@ use crate::model::{
     ellipsize, first_problems, printable,
 };
 use crate::plan::{
-    Cause, Digest, Limits, OverriddenHold, Plan, PlanEntry, Refusal, Verdict, describe_hold,
+    Cause, Digest, Limits, OverriddenHold, Plan, PlanEntry, Refusal, Verdict, Violation,
+    describe_hold,
 };
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawal};
 use crate::reconcile::{self, Failure, Planned};
@@ -57,6 +58,8 @@ pub struct Findings {
     pub standby: bool,
     /// The problems of the files; empty if they are unchanged since the last reconciliation.
     pub new_diagnostics: Vec<Diagnostic>,
+    /// What policies deny or warn of; empty if that is unchanged since the last reconciliation.
+    pub new_violations: Vec<Violation>,
     /// How many files have errors.
     pub errors: usize,
     /// New differences that are not updated, each with its cause.
@@ -419,6 +422,10 @@ async fn attempt(
     memory.learn_workspace(key.secret(), &plan.workspace);
     settings.loop_file.learn_workspace(&plan.workspace);
     memory.learn_plan(&plan, &settings.source.only, settings.interval);
+    if memory.violations != plan.violations {
+        memory.violations.clone_from(&plan.violations);
+        findings.new_violations.clone_from(&plan.violations);
+    }
 
     if findings.standby {
         memory.leave_to_leader(&plan);
@@ -463,7 +470,7 @@ async fn attempt(
             approved
         }
         Err(refused) => {
-            triggers.set_refused(refused.plan.digest.clone());
+            triggers.set_refused(refused.reason.approvable().cloned());
             report_differences(memory, findings, &refused.plan, true);
             return Ok(ReconciliationResult::Refused(refused.plan, refused.reason));
         }
@@ -769,6 +776,7 @@ mod tests {
                 base: None,
                 trust: None,
                 workspace: None,
+                policies: None,
             }),
             key: KeySource::Variable(None::<Secret>),
             key_expiry: Default::default(),

@@ -142,6 +142,7 @@ pub fn plan(
         holds: WorkspaceHolds::default(),
         overridden: None,
         snapshot: None,
+        violations: Vec::new(),
     }
 }
 

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::{Digest, Plan, Verdict};
 use crate::model::{ActiveHold, HoldScope, Provider, ellipsize, printable};
 
@@ -71,6 +74,53 @@ impl fmt::Display for MaxChanges {
     }
 }
 
+/// What a policy does with what it does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PolicyAction {
+    /// The plan is refused.
+    Deny,
+    /// It is only reported.
+    Warn,
+}
+
+/// Something in a plan that a policy of the operator does not allow. Its texts can be shown as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Violation {
+    /// The name of the policy, or the file of the policies if it cannot be used.
+    pub policy: String,
+    /// Whether the plan is refused.
+    pub action: PolicyAction,
+    /// Whether the plan can be approved nevertheless.
+    pub lifted_by_approval: bool,
+    /// The provider; null for the plan as a whole.
+    pub provider: Option<String>,
+    /// The provider's file.
+    pub file: Option<String>,
+    /// The position of the change, if it is about one.
+    pub path: Option<String>,
+    /// The policy's message.
+    pub message: String,
+}
+
+impl Violation {
+    /// What it is about, and the message.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Self {
+            policy, message, ..
+        } = self;
+        match (&self.provider, &self.path) {
+            (Some(provider), Some(path)) => {
+                format!("{policy}: {provider} {}: {message}", printable(path))
+            }
+            (Some(provider), None) => format!("{policy}: {provider}: {message}"),
+            (None, _) => format!("{policy}: {message}"),
+        }
+    }
+}
+
 /// A plan that may be applied. Only [`Plan::approve`] makes one.
 #[derive(Clone, Debug)]
 pub struct Approved(Plan);
@@ -122,6 +172,18 @@ pub enum Refusal {
         describe_hold(hold)
     )]
     OnHold { hold: ActiveHold },
+    /// Policies of the operator deny it.
+    #[error("{}{}", describe_denials(violations), match digest {
+        Some(digest) => format!(
+            ". Review it, then approve exactly this plan with: apply --approve {digest}"
+        ),
+        None => "; change the files, or the policy".to_owned(),
+    })]
+    Denied {
+        violations: Vec<Violation>,
+        /// The digest by which the plan can be approved, if every policy that denies it allows that.
+        digest: Option<Digest>,
+    },
     /// A plan without a digest cannot be applied.
     #[error("plan refused: not all values were available when it was made")]
     Incomplete,
@@ -142,9 +204,48 @@ impl Refusal {
                 "{}. Review it, then approve exactly this plan on the status page or with POST /api/v1/approve: {digest}",
                 describe_excess(*changes, *limit, *max)
             ),
+            Self::Denied {
+                violations,
+                digest: Some(digest),
+            } => format!(
+                "{}. Review it, then approve exactly this plan on the status page or with POST /api/v1/approve: {digest}",
+                describe_denials(violations)
+            ),
             other => other.to_string(),
         }
     }
+
+    /// The digest by which the plan can be approved.
+    #[must_use]
+    pub const fn approvable(&self) -> Option<&Digest> {
+        match self {
+            Self::TooManyChanges { digest, .. }
+            | Self::NotTheApprovedPlan { digest, .. }
+            | Self::Denied {
+                digest: Some(digest),
+                ..
+            } => Some(digest),
+            Self::Denied { digest: None, .. }
+            | Self::OnHold { .. }
+            | Self::NotCovered { .. }
+            | Self::Incomplete => None,
+        }
+    }
+}
+
+fn describe_denials(violations: &[Violation]) -> String {
+    /// The list is in every output of the plan.
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = violations
+        .iter()
+        .take(SHOWN)
+        .map(Violation::sentence)
+        .collect();
+    let more = match violations.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("plan refused by policy: {}{more}", shown.join("; "))
 }
 
 /// The longest reason of an approval, in characters.
@@ -207,6 +308,7 @@ impl Plan {
             .as_ref()
             .filter(|digest| !digest.is_sealed())
             .and_then(|_| self.first_literal_value());
+        let denied = self.denied(limits.approve.is_some());
         let limit = limits.max_changes;
         let max = limit.among(self.managed());
         let reason = match (&self.digest, &limits.approve, max, open) {
@@ -221,14 +323,17 @@ impl Plan {
                     digest: digest.clone(),
                 }
             }
-            (Some(digest), None, Some(max), _) if changes > max => Refusal::TooManyChanges {
-                changes,
-                limit,
-                max,
-                digest: digest.clone(),
-            },
-            _ => match (&self.hold, &limits.approve) {
-                (Some(hold), Some(_)) if self.suspended() > 0 => {
+            (Some(digest), None, Some(max), _) if denied.is_none() && changes > max => {
+                Refusal::TooManyChanges {
+                    changes,
+                    limit,
+                    max,
+                    digest: digest.clone(),
+                }
+            }
+            _ => match (denied, &self.hold, &limits.approve) {
+                (Some(denied), ..) => denied,
+                (None, Some(hold), Some(_)) if self.suspended() > 0 => {
                     Refusal::OnHold { hold: hold.clone() }
                 }
                 _ => return Ok(Approved(self)),
@@ -238,6 +343,18 @@ impl Plan {
             plan: Box::new(self),
             reason,
         })
+    }
+
+    /// Why policies refuse the plan. An approval lifts what they let it lift.
+    #[must_use]
+    pub fn denied(&self, approved: bool) -> Option<Refusal> {
+        let denies = |violation: &&Violation| {
+            violation.action == PolicyAction::Deny && !(approved && violation.lifted_by_approval)
+        };
+        let violations: Vec<Violation> = self.violations.iter().filter(denies).cloned().collect();
+        let can_be_approved = violations.iter().all(|denial| denial.lifted_by_approval);
+        let digest = self.digest.clone().filter(|_| can_be_approved);
+        (!violations.is_empty()).then_some(Refusal::Denied { violations, digest })
     }
 
     /// How many providers git manages and the workspace has; files with errors do not count.
@@ -309,6 +426,7 @@ mod tests {
             holds: Default::default(),
             overridden: None,
             snapshot: None,
+            violations: Vec::new(),
         }
     }
 

@@ -29,7 +29,8 @@ pub use change::{Change, KeyChange, Mismatch, PlainValue, join_path};
 pub use diff::{Context, PlanInput, RefreshedStep, plan, refresh, unverifiable, verify};
 pub use digest::{Digest, InvalidDigest};
 pub use guard::{
-    Approved, Limits, MaxChanges, Refusal, RefusedPlan, describe_hold, parse_hold_reason,
+    Approved, Limits, MaxChanges, PolicyAction, Refusal, RefusedPlan, Violation, describe_hold,
+    parse_hold_reason,
 };
 pub use last_applied::{AppliedState, LastApplied};
 pub use loosened::{Loosening, PinChange, find_added_holds};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub overridden: Option<OverriddenHold>,
     /// When the snapshot was taken that the plan is made with (RFC 3339); `None` if live state is from Calry itself.
     pub snapshot: Option<String>,
+    /// What the operator's policies deny or warn of.
+    pub violations: Vec<Violation>,
 }
 
 /// A hold of the workspace that was lifted for one plan.

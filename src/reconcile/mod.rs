@@ -30,6 +30,7 @@ use crate::plan::{
     AppliedState, Approved, BaseFile, BranchBase, Context, PinChange, Plan, PlanInput,
     describe_hold, find_added_holds, plan,
 };
+use crate::policies::{Policies, PolicyFile};
 
 /// Where definitions are read from.
 #[derive(Clone, Debug)]
@@ -71,6 +72,8 @@ pub struct Source {
     pub trust: Option<TrustPolicy>,
     /// The one workspace that the operator allows; `None` for any that the files allow.
     pub workspace: Option<Slug>,
+    /// The operator's policies for plans.
+    pub policies: Option<PolicyFile>,
 }
 
 impl Source {
@@ -94,6 +97,7 @@ pub struct Desired {
     pub base: Option<BranchBase>,
     /// The checkout, if it is not trusted and the revision is another one.
     pub refused: Option<RefusedCheckout>,
+    pub policies: Policies,
 }
 
 /// Why there is no plan.
@@ -260,6 +264,11 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
         revision,
         base,
         refused,
+        policies: source
+            .policies
+            .as_ref()
+            .map(PolicyFile::read)
+            .unwrap_or_default(),
     })
 }
 
@@ -516,7 +525,10 @@ pub async fn plan_workspace<R: ReadCalry>(
         &unreadable,
         context,
     );
-    let plan = plan.suspend(desired.loaded.holds.clone(), machine::now());
+    let mut plan = plan.suspend(desired.loaded.holds.clone(), machine::now());
+    let files = desired.loaded.files.iter();
+    let valid = files.filter_map(|file| file.desired.as_deref());
+    plan.violations = desired.policies.check(&plan, valid, context.today);
     Ok(Planned { plan, fetched })
 }
 

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::text::{describe_origins, summarize_changes};
-use super::view::{describe_loosening, describe_suspension, parts_by_origin};
+use super::view::{describe_loosening, describe_suspension, describe_violation, parts_by_origin};
 use super::{message_with_help, path_from_root};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
-use crate::plan::{Change, Loosening, Origin, Plan, Verdict, refusal};
+use crate::plan::{Change, Loosening, Origin, Plan, PlanEntry, PolicyAction, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
 use crate::report::consequences::describe_consequence;
 use crate::report::words::{describe_counts, describe_mismatch, name_changes};
@@ -94,6 +94,25 @@ pub fn plan(
             "unreadable",
             &format!("{}: {problem}", entry.label()),
         );
+    }
+    for violation in &plan.violations {
+        let entry = plan
+            .entries
+            .iter()
+            .find(|entry| entry.provider.is_some() && violation.file == entry.file);
+        let changes = entry.into_iter().flat_map(PlanEntry::changes);
+        let target = changes
+            .filter(|change| Some(change.path()) == violation.path)
+            .map(AnnotationTarget::Change)
+            .next();
+        let file = violation.file.as_deref();
+        let place = file.and_then(|file| place(file, target.unwrap_or(AnnotationTarget::File)));
+        let (level, title) = match violation.action {
+            PolicyAction::Deny => (AnnotationLevel::Error, "denied by policy"),
+            PolicyAction::Warn => (AnnotationLevel::Warning, "policy"),
+        };
+        let (label, sentence) = describe_violation(violation, printable);
+        out.add(level, file, place, title, &format!("{label}: {sentence}"));
     }
     for item in &plan.loosened {
         let target = if matches!(item, Loosening::Hold { .. }) {

@@ -13,12 +13,12 @@ use super::text::{
     count_by_kind, describe_gap, describe_not_compared, due_changes, summarize_changes,
 };
 use super::view::{
-    DiffLine, Part, describe_branch, describe_loosening, describe_suspension, diff_lines,
-    parts_by_origin,
+    DiffLine, Part, describe_branch, describe_loosening, describe_suspension, describe_violation,
+    diff_lines, parts_by_origin,
 };
 use super::{message_with_help, path_from_root, position};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable, short_commit};
-use crate::plan::{Change, Origin, Plan, PlanEntry, Verdict, join_path};
+use crate::plan::{Change, Origin, Plan, PlanEntry, PolicyAction, Verdict, join_path};
 use crate::reconcile::apply::Report;
 use crate::report::consequences::describe_consequence;
 use crate::report::links::{Links, project_file};
@@ -166,13 +166,13 @@ fn icon(plan: &Plan, diagnostics: &[Diagnostic], progress: Progress<'_>) -> &'st
     };
     let wrong = summary.invalid + summary.missing + summary.unreadable > 0
         || diagnostics.iter().any(|d| d.severity == Severity::Error);
-    if failed || wrong {
+    if failed || wrong || plan.denied(false).is_some() && matches!(progress, Ok(None)) {
         return "❌";
     }
     // Without a base, every difference is one between git and Calry, not a change to be merged.
     let differs = plan.base.is_none() && summary.update > 0 && matches!(progress, Ok(None));
     let off = matches!(progress, Ok(None)) && due_changes(plan).any(switches_off);
-    if off || differs || !plan.loosened.is_empty() {
+    if off || differs || !plan.loosened.is_empty() || !plan.violations.is_empty() {
         "⚠️"
     } else {
         "✅"
@@ -215,10 +215,17 @@ fn headline(plan: &Plan, progress: Progress<'_>) -> String {
             "providers cannot be read",
         ),
     ];
-    let errors: Vec<String> = errors.into_iter().flatten().collect();
+    let mut errors: Vec<String> = errors.into_iter().flatten().collect();
+    let denied = plan.denied(false).map(|_| "denied by policy".to_owned());
+    errors.extend(denied.clone());
     let due = plan.entries.iter().any(|e| e.is_due_to(Origin::Branch));
     if errors.is_empty() || plan.base.is_none() {
-        verdict
+        // Without a base, the verdict counts the other errors.
+        [denied, Some(verdict)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("; ")
     } else if due || !plan.loosened.is_empty() {
         format!("{}; {verdict}", errors.join(", "))
     } else {
@@ -248,6 +255,16 @@ fn write_dangers(
         let (label, sentence) = describe_loosening(item, |text| code_span(text, 80));
         format!("⚠️ {}: {sentence}", code_span(label, 80))
     });
+    let violations = |action: PolicyAction, icon: &'static str| {
+        let violations = plan.violations.iter().filter(move |of| of.action == action);
+        let lines = violations.map(move |violation| {
+            let (label, sentence) = describe_violation(violation, str::to_owned);
+            format!("{icon} {}: {}", code_span(label, 80), prose(&sentence, 700))
+        });
+        at_most(lines, move |more| {
+            format!("{icon} {more} more violations of policies; the log lists them")
+        })
+    };
     let parts = parts_by_origin(plan);
     let due = parts.iter().take(1).flat_map(|(_, parts)| parts);
     let off = due
@@ -286,8 +303,10 @@ fn write_dangers(
     out.push_list(
         errors
             .chain(lost)
+            .chain(violations(PolicyAction::Deny, "❌"))
             .chain(off)
             .chain(loosened)
+            .chain(violations(PolicyAction::Warn, "⚠️"))
             .chain(warnings),
         MAX - MAX_TABLE / 2,
     );

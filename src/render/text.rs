@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 
 use super::view::{
-    DiffLine, Part, describe_branch, describe_loosening, describe_suspension, diff_lines,
-    join_references, parts_by_origin,
+    DiffLine, Part, describe_branch, describe_loosening, describe_suspension, describe_violation,
+    diff_lines, join_references, parts_by_origin,
 };
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
-    Change, KeyChange, Missing, Origin, Plan, PlanEntry, UnresolvedValue, Verdict, join_path,
-    refusal,
+    Change, KeyChange, Missing, Origin, Plan, PlanEntry, PolicyAction, UnresolvedValue, Verdict,
+    join_path, refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
 use crate::report::consequences::describe_consequence;
@@ -105,6 +105,18 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
         }
         out.push('\n');
     }
+    for (action, heading) in [
+        (
+            PolicyAction::Deny,
+            format!("{DANGER}Denied by policy{DANGER:#}"),
+        ),
+        (
+            PolicyAction::Warn,
+            format!("{YELLOW}Warnings of policies{YELLOW:#}"),
+        ),
+    ] {
+        write_violations(&mut out, plan, action, &heading);
+    }
     for (origin, parts) in parts {
         if let Some(origin) = origin.filter(|_| !parts.is_empty()) {
             let _ = writeln!(out, "{BOLD}{}{BOLD:#}\n", heading(origin));
@@ -116,6 +128,24 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
     write_untouched(&mut out, plan);
     write_summary(&mut out, plan, layout);
     out
+}
+
+fn write_violations(out: &mut String, plan: &Plan, action: PolicyAction, heading: &str) {
+    let violations = plan.violations.iter();
+    let mut violations = violations.filter(|of| of.action == action).peekable();
+    if violations.peek().is_none() {
+        return;
+    }
+    let _ = writeln!(out, "{heading}");
+    for violation in violations {
+        let (label, sentence) = describe_violation(violation, printable);
+        let _ = writeln!(
+            out,
+            "  {label:<LABEL$} {}",
+            wrap(&sentence, 2 + text_column(label), LABEL + 3)
+        );
+    }
+    out.push('\n');
 }
 
 /// The counts of the plan, then its digest and the next command.

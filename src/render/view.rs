@@ -9,7 +9,8 @@ use similar::{ChangeTag, TextDiff};
 use super::yaml::to_yaml;
 use crate::model::{KeySection, Live, Provider, SecretName, printable};
 use crate::plan::{
-    Change, KeyChange, Loosening, Origin, PinChange, Plan, PlanEntry, Step, describe_hold,
+    Change, KeyChange, Loosening, Origin, PinChange, Plan, PlanEntry, PolicyAction, Step,
+    Violation, describe_hold,
 };
 use crate::report::words::plural;
 
@@ -225,6 +226,24 @@ pub(super) fn describe_loosening(
             )
         }
     };
+    (label, sentence)
+}
+
+/// What a policy does not allow: the provider or `policy`, and a sentence. `quote` quotes foreign text in it.
+pub(super) fn describe_violation(
+    violation: &Violation,
+    quote: impl Fn(&str) -> String,
+) -> (&str, String) {
+    let label = violation.provider.as_deref().unwrap_or("policy");
+    let path = violation.path.as_deref();
+    let path = path.map(|path| format!("{}: ", quote(path)));
+    let lifted = if violation.action == PolicyAction::Deny && violation.lifted_by_approval {
+        "; an approval lifts it"
+    } else {
+        ""
+    };
+    let (message, policy) = (&violation.message, &violation.policy);
+    let sentence = format!("{}{message} ({policy}{lifted})", path.unwrap_or_default());
     (label, sentence)
 }
 

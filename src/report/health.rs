@@ -135,6 +135,12 @@ fn describe_failure(workspace: &WorkspaceStatus, last: &ReconciliationRecord) ->
             let providers = counted(updates, "provider", "providers");
             format!("waiting for approval: {providers} to update (limit {limit})")
         }
+        (ReconciliationOutcome::Refused, None, _) if last.digest.is_some() => {
+            "waiting for approval: plan denied by policy".to_owned()
+        }
+        (ReconciliationOutcome::Refused, None, _) if !workspace.violations.is_empty() => {
+            "plan denied by policy".to_owned()
+        }
         (ReconciliationOutcome::Refused, None, _) => "plan refused".to_owned(),
         (_, _, 1) => "the last reconciliation failed".to_owned(),
         (_, _, times) => format!("the last {times} reconciliations failed"),

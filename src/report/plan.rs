@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::plan::{
     Change, KeyChange, Loosening, Mismatch, Missing, Origin, PlainValue, Plan, PlanEntry, Summary,
-    Verdict, refusal,
+    Verdict, Violation, refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
 
@@ -37,6 +37,9 @@ struct Document<'a> {
     /// Present with a base.
     #[serde(skip_serializing_if = "Option::is_none")]
     loosened: Option<Vec<LoosenedItem<'a>>>,
+    /// What the operator's policies deny, or warn of.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    violations: &'a [Violation],
     diagnostics: Vec<DiagnosticItem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
@@ -207,6 +210,7 @@ pub fn plan(
             .base
             .is_some()
             .then(|| plan.loosened.iter().map(loosened).collect()),
+        violations: &plan.violations,
         diagnostics: problems(diagnostics),
         error,
     };

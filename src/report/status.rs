@@ -20,7 +20,7 @@ use crate::model::{
     self, ActiveHold, Diagnostic, FetchFailure, HoldEnd, KeyExpiry, Revision, Severity, Workspace,
     printable, short_commit,
 };
-use crate::plan::{Cause, Mismatch, PlanEntry, Summary, Verdict};
+use crate::plan::{Cause, Mismatch, PlanEntry, Summary, Verdict, Violation};
 use crate::reconcile::apply;
 
 /// The state of a daemon and of all its workspaces.
@@ -93,6 +93,9 @@ pub struct WorkspaceStatus {
     pub hold: Option<WorkspaceHoldItem>,
     /// Every provider, as of the last plan and its updates; in the order of the plan.
     pub providers: Vec<ProviderStatus>,
+    /// What the operator's policies deny in the last plan, or warn of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Violation>,
     /// The problems of the definition files.
     pub diagnostics: Vec<DiagnosticItem>,
     /// Earlier events, newest first.

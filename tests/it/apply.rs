@@ -650,6 +650,7 @@ fn source(definitions: std::path::PathBuf) -> reconcile::Source {
         base: None,
         trust: None,
         workspace: None,
+        policies: None,
     }
 }
 

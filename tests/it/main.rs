@@ -34,6 +34,7 @@ mod load;
 mod metrics;
 mod notifications;
 mod plan_properties;
+mod policies;
 mod pull;
 mod pull_properties;
 mod reference;

@@ -199,6 +199,7 @@ impl Loop {
                 base: None,
                 trust: None,
                 workspace: None,
+                policies: None,
             }),
             key: KeySource::Variable(Some(Secret::new(world.sandbox.keys().write.clone()))),
             key_expiry: Default::default(),

@@ -372,6 +372,48 @@ fn it_cannot_write_while_the_workspace_is_on_hold() {
 }
 
 #[test]
+fn it_cannot_get_past_a_policy() {
+    let world = world();
+    let policies = world.dir.path().join("policies.yaml");
+    let rule = "policies:\n  - name: hosts\n    each: provider\n    when: provider.icon != null\n    \
+                expression: provider.icon.host == 'cdn.example.com'\n    message: another host\n";
+    std::fs::write(&policies, rule).unwrap();
+    let policies = policies.to_str().unwrap();
+    for icon in [
+        "https://evil.example/cdn.example.com",
+        "https://cdn.example.com.evil.example/",
+        "https://evil.example/#@cdn.example.com",
+        "https://evil.example\\@cdn.example.com",
+        "https://evil.example/' || 'cdn.example.com' == 'cdn.example.com",
+        "https://cdn.example.com%2eevil.example/",
+    ] {
+        world.write(
+            "hostaway.yaml",
+            &format!(
+                "provider: HOSTAWAY\nicon: \"{}\"\n",
+                icon.replace('\\', "\\\\")
+            ),
+        );
+        // Neither a file of the directory nor its names are policies.
+        world.write("policies.yaml", "policies: []\n");
+        let ran = world.run(&["apply", "--yes", "--policies", policies]);
+        assert!([1, 3].contains(&ran.code), "{icon}: {}", ran.out);
+        std::fs::remove_file(world.definitions().join("policies.yaml")).unwrap();
+        let ran = world.run(&["apply", "--yes", "--policies", policies]);
+        assert!([1, 3].contains(&ran.code), "{icon}: {}", ran.out);
+    }
+    assert!(world.updates().is_empty());
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nicon: https://cdn.example.com/a.png\n",
+    );
+    world
+        .run(&["apply", "--yes", "--policies", policies])
+        .exits(0);
+    assert_eq!(world.updates().len(), 1);
+}
+
+#[test]
 fn it_cannot_tie_up_the_machine() {
     let world = world();
     let bomb: String = (1..60)

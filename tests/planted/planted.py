@@ -114,6 +114,9 @@ FAULTS = [
     ("the state file is not read", "daemon/memory.rs",
      "for (provider, Remembered { last_applied, kept }) in remembered {",
      "for (provider, Remembered { last_applied, kept }) in remembered.into_iter().filter(|_| !PLANTED) {"),
+    ("policies: a denial is ignored", "plan/guard.rs",
+     "(!violations.is_empty()).then_some(Refusal::Denied",
+     "(!PLANTED && !violations.is_empty()).then_some(Refusal::Denied"),
 ]
 
 

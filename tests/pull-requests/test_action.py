@@ -159,6 +159,24 @@ class Check(Actions):
         self.assertEqual((self.code, self.outputs["loosened"]), (0, "0"), self.log)
         self.assertEqual(self.forge.writes()[-1][0], "PATCH", "what a branch no longer loosens is corrected")
 
+    def test_policies_are_those_of_the_base_and_not_of_the_branch(self):
+        policies = self.repo / "policies.yaml"
+        rule = "{name: no-icons, each: change, expression: \"change.kind != 'icon'\", message: no icon changes}"
+        policies.write_text(f"policies: [{rule}]\n")
+        self.commit("policies")
+        self.base = self.commit_of("HEAD")
+        policies.write_text("policies: []\n")
+        self.change("one")
+        self.check(policies="policies.yaml")
+        self.assertEqual((self.code, self.outputs["exitcode"]), (1, "1"), self.log)
+        self.assertTrue(any(c[0] == "error" and "title=denied by policy" in c[1] for c in executed(self.log)), self.log)
+        self.assertIn("no icon changes", self.own()[0]["body"])
+        self.check(policies=str(policies))
+        self.assertEqual(self.code, 0, "an absolute path is that of the operator")
+        for given in [{"policies": "missing.yaml"}, {"policies": "policies.yaml", "base": "none"}]:
+            self.check(**given)
+            self.assertEqual(self.code, 64, self.log)
+
     def test_a_check_of_protection_that_cannot_be_made_is_64(self):
         for missing in [{"base": "none"}, {"api_key": ""}]:
             self.check(fail_on_loosened="true", **missing)

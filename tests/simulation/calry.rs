@@ -49,6 +49,7 @@ pub(crate) enum Promise {
     NoNeedlessWrite,
     TruthfulCause,
     NothingIsForgotten,
+    OnlyWhatIsAllowed,
 }
 
 /// What git wants from a moment on.
@@ -103,6 +104,8 @@ pub(crate) struct World {
     pub(crate) key: String,
     pub(crate) versions: BTreeMap<String, Vec<Version>>,
     pub(crate) stubborn: BTreeSet<(&'static str, &'static str)>,
+    /// Whether the policy of the history is in force.
+    pub(crate) denies: bool,
     pub(crate) faults: VecDeque<(Target, usize, Fault)>,
     pub(crate) git: Vec<GitState>,
     pub(crate) secrets: Vec<(Duration, Secrets)>,
@@ -206,6 +209,7 @@ impl World {
             key: "zepl.write-0.canary-key-0.acme".to_owned(),
             versions,
             stubborn: BTreeSet::new(),
+            denies: setting.policy,
             faults: VecDeque::new(),
             git: Vec::new(),
             secrets: vec![(Duration::ZERO, Secrets::new())],
@@ -528,6 +532,19 @@ impl World {
             return Vec::new();
         };
         let shown = Arc::clone(&self.versions[provider][shown].live);
+        let name = |of: &Value, at: &str| of.pointer(at) == Some(&Value::Bool(true));
+        let switches_off = name(&shown, "/fieldsToSync/listing/name")
+            && body.get("fieldsToSync").is_some()
+            && !name(body, "/fieldsToSync/listing/name");
+        if self.denies && switches_off {
+            self.violate(
+                OnlyWhatIsAllowed,
+                format_args!(
+                    "a policy keeps the name of {provider} on, and an update switches it off"
+                ),
+            );
+        }
+        let view = &self.processes[process];
         let since = now.saturating_sub(self.window(view));
         let long =
             now.saturating_sub(self.setting.interval.mul_f64(1.3) + TIMEOUT + self.window(view));

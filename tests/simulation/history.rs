@@ -30,6 +30,8 @@ pub(crate) struct Setting {
     /// Whether `workspace.yaml` pins the workspace.
     pub(crate) pinned: bool,
     pub(crate) max_changes: Option<usize>,
+    /// Whether a policy lets no listing's `name` go off, until the last fault.
+    pub(crate) policy: bool,
     /// The longest time of a request without a fault, in milliseconds.
     pub(crate) latency: u64,
     /// By provider in Calry: whether its partner key has a part that is unknown.
@@ -329,6 +331,7 @@ impl Dice {
             files,
             begins: self.of(&[(12, 0), (23, 50)]),
             holds: Holds::default(),
+            policy: self.chance(15),
         }
     }
 
@@ -507,7 +510,7 @@ impl fmt::Display for Setting {
         } = self;
         writeln!(
             f,
-            "{replicas} replica(s){}{}, a reconciliation each {interval:?}, concurrency {}, {}{}, updates by {method:?}, \
+            "{replicas} replica(s){}{}, a reconciliation each {interval:?}, concurrency {}, {}{}{}, updates by {method:?}, \
              requests of at most {} ms, {:02}:{:02} UTC",
             if *state {
                 " with a state directory"
@@ -524,6 +527,11 @@ impl fmt::Display for Setting {
             self.max_changes.map_or_else(String::new, |most| format!(
                 ", at most {most} change(s) a plan"
             )),
+            if self.policy {
+                ", a policy that keeps every name on"
+            } else {
+                ""
+            },
             self.latency,
             self.begins.0,
             self.begins.1,

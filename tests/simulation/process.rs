@@ -17,6 +17,7 @@ use calry_gitops::live::{Api, KeySource};
 use calry_gitops::machine::{Machine, run_on};
 use calry_gitops::ops::kubernetes::{Cluster, Lease, Pod, Shards, Times};
 use calry_gitops::plan::MaxChanges;
+use calry_gitops::policies::PolicyFile;
 use calry_gitops::reconcile::{DefinitionsSource, Source};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -173,6 +174,10 @@ impl Place {
         self.directory.join("key")
     }
 
+    pub(crate) fn policies(&self) -> PathBuf {
+        self.directory.join("policies.yaml")
+    }
+
     pub(crate) fn secrets(&self) -> PathBuf {
         self.directory.join("secrets")
     }
@@ -286,6 +291,7 @@ fn prepare(
             base: None,
             trust: None,
             workspace: None,
+            policies: setting.policy.then(|| PolicyFile(place.policies())),
         }),
         repository: None,
         links: Default::default(),

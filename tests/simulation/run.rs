@@ -178,6 +178,10 @@ impl Stage {
         let names = files::all_secrets();
         names.iter().for_each(|name| stage.set_secret(name));
         stage.write_key();
+        stage.write_policies(
+            "policies:\n  - name: name-stays-on\n    each: change\n    message: it stays on\n    \
+             expression: \"!(change.group == 'listing' && change.field == 'name' && change.switchesOff)\"\n",
+        );
         stage.commit(true, None);
         for replica in 0..history.setting.replicas {
             let process = start(&stage.place, replica, SignedDuration::ZERO);
@@ -198,6 +202,10 @@ impl Stage {
         let (at, mut secrets) = (world.elapsed(), world.secrets().clone());
         secrets.insert(name.to_owned(), value);
         world.secrets.push((at, secrets));
+    }
+
+    fn write_policies(&self, policies: &str) {
+        std::fs::write(self.place.policies(), policies).unwrap();
     }
 
     fn write_key(&self) {
@@ -502,6 +510,8 @@ impl Stage {
         }
         self.place.lease.lock().faults.clear();
         self.write_key();
+        self.write_policies("policies: []\n");
+        self.place.world.lock().denies = false;
         self.commit(true, None);
         // What was sent may still arrive.
         sleep(Duration::from_secs(30)).await;

@@ -53,10 +53,11 @@ impl Shortest {
     }
 
     fn simplify(&mut self) {
-        let changes: [fn(&mut Setting); 11] = [
+        let changes: [fn(&mut Setting); 12] = [
             |setting| setting.replicas = 1,
             |setting| setting.state = false,
             |setting| setting.max_changes = None,
+            |setting| setting.policy = false,
             |setting| setting.semantics = Default::default(),
             |setting| setting.method = Default::default(),
             |setting| setting.latency = 4,

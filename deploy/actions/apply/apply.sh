@@ -31,6 +31,7 @@ if [ -n "$newer" ]; then
 else
     apply=(apply "${options[@]}" --yes --also "json=$report_json" --also "markdown=$report_markdown" --repository-url "$repository_url")
     if [ -n "$SECRETS_DIR" ]; then apply+=(--secrets-dir "$SECRETS_DIR"); fi
+    if [ -n "$POLICIES" ]; then apply+=(--policies "$POLICIES"); fi
     if [ -n "$MAX_CHANGES" ]; then apply+=(--max-changes "$MAX_CHANGES"); fi
     if [ -n "$APPROVE" ]; then apply+=(--approve "$APPROVE"); fi
     calry "${apply[@]}"

@@ -59,6 +59,13 @@ if [ "$FAIL_ON_LOOSENED" = true ]; then
     if [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then refuse "fail-on-loosened needs an API key or a snapshot"; fi
 fi
 
+# A branch does not choose the policies that it is checked with.
+if [[ -n $POLICIES && $POLICIES != /* ]]; then
+    if [ -z "$BASE" ]; then refuse "policies of the repository need a base to read them from"; fi
+    if ! git cat-file blob "$BASE:./$POLICIES" >"$work/policies.yaml"; then refuse "the base has no file $POLICIES, or it was not fetched; set fetch-depth: 0"; fi
+    POLICIES=$work/policies.yaml
+fi
+
 if [ -n "$SARIF" ]; then
     "$BINARY" validate "${options[@]}" --quiet --format sarif >"$work/sarif" 2>/dev/null || [ -s "$work/sarif" ]
     rm -f -- "$SARIF" # the branch may have a link there
@@ -93,6 +100,7 @@ else
         --also "json=$plan_json" --also "markdown=$plan_markdown" --also "text=$work/plan.txt"
         --repository-url "$repository_url" --link-commit "${EVENT_HEAD:-$GITHUB_SHA}")
     if [ -n "$LIVE" ]; then plan+=(--live="$LIVE"); fi
+    if [ -n "$POLICIES" ]; then plan+=(--policies "$POLICIES"); fi
     if [ "$SECRETS_UNAVAILABLE" = true ]; then plan+=(--secrets-unavailable); fi
     if [ -n "$BASE" ]; then
         plan+=(--base="$BASE")

@@ -27,6 +27,7 @@ use self::text::{Kind, Page};
 use self::workspace::{REQUEST_RESULTS, UPDATE_RESULTS, WorkspaceSample};
 use super::notifications::Counters;
 use crate::daemon::Repository;
+use crate::plan::PolicyAction;
 use crate::report::status::{
     Mode, ProviderState, ReconciliationOutcome, ReplicaRole, UpdateOutcome,
 };
@@ -182,8 +183,20 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
     (
         Kind::Gauge,
         "calry_gitops_plan_refused",
-        "Whether the last plan was refused because it exceeds the limit, and waits for approval.",
+        "Whether the last plan was refused: it exceeds the limit and waits for approval, or a policy denies it.",
         |one| consecutive(one, ReconciliationOutcome::Refused).min(1.0),
+    ),
+    (
+        Kind::Gauge,
+        "calry_gitops_policy_denials",
+        "What the operator's policies deny in the last plan.",
+        |one| one.violations(PolicyAction::Deny),
+    ),
+    (
+        Kind::Gauge,
+        "calry_gitops_policy_warnings",
+        "What the operator's policies warn of in the last plan.",
+        |one| one.violations(PolicyAction::Warn),
     ),
     (
         Kind::Gauge,

@@ -15,7 +15,7 @@ use crate::daemon::{LoopSettings, ReconciliationReport, StatusPublisher};
 use crate::desired::watch::WatchCounts;
 use crate::live::{Exchange, ExchangeOutcome, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
-use crate::plan::{Cause, Plan, Verdict};
+use crate::plan::{Cause, Plan, PolicyAction, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::{ReconciliationOutcome, Trigger, UpdateOutcome, WorkspaceStatus};
 
@@ -305,6 +305,11 @@ impl ReconciliationCounts {
 }
 
 impl WorkspaceSample {
+    pub(super) fn violations(&self, action: PolicyAction) -> f64 {
+        let violations = self.status.violations.iter();
+        violations.filter(|one| one.action == action).count() as f64
+    }
+
     /// The number of providers whose last update ended like this.
     pub(super) fn count(&self, ended: UpdateOutcome) -> f64 {
         let providers = self.status.providers.iter();

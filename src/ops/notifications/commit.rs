@@ -1,9 +1,11 @@
 //! The status of the commit that a reconciliation was about: whether Calry has it. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
 use crate::model::{Revision, ellipsize};
-use crate::plan::{Plan, Verdict};
+use crate::plan::{Plan, Refusal, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::Outcome;
 use crate::report::words::counted;
@@ -190,9 +192,18 @@ fn classify(
     let due = plan.steps().count();
     let named = |what: &str, names: &[&str]| format!("{what}: {}", join_names(names));
     use CommitState::{Failure, Pending, Success};
-    Some(if matches!(result, ReconciliationResult::Refused(..)) {
-        let due = providers(due);
-        let why = format!("refused: it would change {due}, more than the limit");
+    Some(if let ReconciliationResult::Refused(_, refusal) = result {
+        let why = match refusal {
+            Refusal::Denied { violations, .. } => {
+                let policies: BTreeSet<&str> =
+                    violations.iter().map(|one| one.policy.as_str()).collect();
+                named("denied by policy", &Vec::from_iter(policies))
+            }
+            _ => format!(
+                "refused: it would change {}, more than the limit",
+                providers(due)
+            ),
+        };
         (Failure, why)
     } else if !failed.is_empty() {
         (Failure, named("not updated", &failed))

@@ -142,24 +142,21 @@ pub fn events(
             }
             return events;
         }
-        ReconciliationResult::Refused(plan, _) => {
-            let digest = plan
-                .digest
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            if memory.refused.as_ref() != Some(&digest) {
+        ReconciliationResult::Refused(plan, refusal) => {
+            // The refusal of another plan, or for another reason, has another text.
+            let why = report.result.error().unwrap_or_default();
+            if memory.refused.as_ref() != Some(&why) {
                 let due = plan
                     .steps()
                     .map(|step| subject(step.desired.provider.as_str(), &step.changes, None));
                 let sentence = "the plan was refused; nothing was changed";
                 events.push(Event {
-                    reason: report.result.error().map(|why| reason(&why)),
-                    digest: Some(digest.clone()).filter(|digest| !digest.is_empty()),
+                    reason: Some(reason(&why)),
+                    digest: refusal.approvable().map(ToString::to_string),
                     ..event(EventKind::Refused, sentence, due.collect())
                 });
             }
-            memory.refused = Some(digest);
+            memory.refused = Some(why);
         }
         ReconciliationResult::Observed(_) | ReconciliationResult::Applied(..) => {}
     }

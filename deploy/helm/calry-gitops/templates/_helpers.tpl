@@ -373,6 +373,10 @@ labels:
 - name: CALRY_ALLOWED_KEYS
   value: /run/calry/allowed-keys/allowed_keys.asc
 {{- end }}
+{{- if .Values.policies.existingConfigMap }}
+- name: CALRY_POLICIES
+  value: /run/calry/policies/policies.yaml
+{{- end }}
 {{- with .Values.verify }}
 - name: CALRY_VERIFY
   value: {{ . | quote }}

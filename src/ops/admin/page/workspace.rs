@@ -13,7 +13,7 @@ use super::parts::{
 };
 use super::{View, word};
 use crate::model::{KeyExpiry, KeyStage, Severity, human_duration, short_commit};
-use crate::plan::{Cause, PlainValue};
+use crate::plan::{Cause, PlainValue, PolicyAction, Violation};
 use crate::report::health::{Health, HealthLevel, health};
 use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
@@ -81,6 +81,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
             div.first.old[old.is_some()] {
                 (hold(one))
                 (action(one, now))
+                (violations(one))
                 (problems(one))
                 @if let Some(compared) = old {
                     p.asof { (icon("wait")) span {
@@ -330,6 +331,10 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
                 }
             },
         ),
+        (ReconciliationOutcome::Refused, None) if !one.violations.is_empty() => alert(
+            "What to do",
+            html! { p { "Nothing was changed. Change the files so that the policies below allow them. " (again) } },
+        ),
         (ReconciliationOutcome::Refused, None) => alert(
             "What to do",
             html! { p { "Nothing was changed. " (again) } },
@@ -383,6 +388,48 @@ fn problems(one: &WorkspaceStatus) -> Markup {
             @if list.len() > PROBLEMS {
                 p.more { "and " (list.len() - PROBLEMS) " more: " code { "calry-gitops validate" } " lists them all " (copy("calry-gitops validate", "the command")) }
             }
+        }
+    }
+}
+
+/// What the operator's policies deny, or warn of.
+fn violations(one: &WorkspaceStatus) -> Markup {
+    let mut list: Vec<&Violation> = one.violations.iter().collect();
+    // Denials first, each in its order.
+    list.sort_by_key(|violation| violation.action == PolicyAction::Warn);
+    let denied = list
+        .iter()
+        .filter(|violation| violation.action == PolicyAction::Deny);
+    let denied = denied.count();
+    let counts = [
+        plural(denied, "denial", "denials"),
+        plural(list.len() - denied, "warning", "warnings"),
+    ];
+    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    if list.is_empty() {
+        return html! {};
+    }
+    html! {
+        section.panel aria-labelledby="policies" {
+            div.head { h2 #policies { "Policies" } span.count { (counts) } }
+            ul.problems { @for violation in list.iter().take(PROBLEMS) {
+                @let denies = violation.action == PolicyAction::Deny;
+                li.problem {
+                    p {
+                        span.badge.bad[denies].differs[!denies] {
+                            @if denies { (icon("bad")) "denied" } @else { (icon("differs")) "warning" }
+                        }
+                        " " strong { (safe(&violation.message, ERROR)) }
+                    }
+                    p.place {
+                        @if let Some(provider) = &violation.provider { (safe(provider, 80)) " " }
+                        @if let Some(path) = &violation.path { code { (safe(path, 120)) } " " }
+                        "· policy " code { (safe(&violation.policy, 80)) }
+                        @if denies && violation.lifted_by_approval { " · an approval of the plan lifts it" }
+                    }
+                }
+            } }
+            @if list.len() > PROBLEMS { p.more { "and " (list.len() - PROBLEMS) " more" } }
         }
     }
 }

@@ -63,10 +63,10 @@ strip -o "$work/$name/calry-gitops" "$CALRY_GITOPS"
     tar -C "$work" -czf "$name.tar.gz" "$name"
     sha256sum "$name.tar.gz" >SHA256SUMS
 )
-# Built without optimization, and what does not change is built once.
-built=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/pre-commit-target
+# The quick start builds the same profile: what both need is built once.
+built=${CARGO_TARGET_DIR:-$root/target}
 hook() {
-    PATH=$work/bin:$PATH PRE_COMMIT_HOME=$work/pre-commit CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=$built \
+    PATH=$work/bin:$PATH PRE_COMMIT_HOME=$work/pre-commit CARGO_TARGET_DIR=$built \
         CALRY_GITOPS_DOWNLOADS=file://$work/releases XDG_CACHE_HOME=$work/cache \
         "$precommit" try-repo "$root" "$@" --all-files --color never >"$work/said" 2>&1
 }

@@ -275,6 +275,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         timeout: Duration::from_secs(60),
         watch_options: WatchOptions::default(),
         apply_listener: None,
+        update_listener: None,
         state: Arc::new(StateStore::in_process().unwrap()),
         loop_file: Arc::default(),
         slot: WorkspaceGroup::slots(vec![None]).remove(0),

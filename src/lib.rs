@@ -37,6 +37,7 @@
 //! | `daemon` | `machine`, `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report` |
 //! | `ops::telemetry` | `model`, `http` |
 //! | `ops::notifications` | `model`, `http`, `desired`, `plan`, `reconcile`, `report`, `daemon` |
+//! | `ops::history` | `machine`, `model`, `plan`, `reconcile`, `report`, `daemon`, `ops::notifications` |
 //! | `ops::metrics` | `model`, `desired`, `live`, `plan`, `reconcile`, `report`, `daemon`, `ops::notifications` |
 //! | `ops::kubernetes` | `machine`, `model`, `reconcile`, `report`, `daemon`, `ops::notifications` |
 //! | `ops::admin` | `model`, `http`, `plan`, `report`, `daemon`, `ops::metrics` |

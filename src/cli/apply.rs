@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write as _};
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -16,9 +17,11 @@ use super::plan::{
     write_copies,
 };
 use super::{Exit, Output, signals};
+use crate::daemon::{self, HistoryFile};
 use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
+use crate::ops::history::WorkspaceHistory;
 use crate::plan::{
     Approved, Digest, Limits, MaxChanges, OverriddenHold, Plan, describe_hold, parse_hold_reason,
 };
@@ -26,8 +29,12 @@ use crate::reconcile::plan_file::{self, PlanFile};
 use crate::reconcile::{self, Failure, apply};
 use crate::render::text::Layout;
 use crate::render::{github, markdown, text};
+use crate::report::history::HistoryWriter;
 use crate::report::plan;
 use crate::report::words::counted;
+
+/// How long the end of the command waits for events that are being written to the history.
+const HISTORY_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
@@ -55,6 +62,9 @@ pub(super) struct ApplyArgs {
     /// How many updates may run at the same time
     #[arg(long, env = "CALRY_CONCURRENCY", default_value = "8", value_parser = up_to_64, value_name = "N")]
     concurrency: NonZeroU8,
+    /// State directory of a daemon, to add what is updated to the history there
+    #[arg(long, env = "CALRY_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// How the plan and the report are printed
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "text|json|markdown|github")]
     format: Format,
@@ -204,15 +214,30 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     if let Some(overridden) = &approved.plan().overridden {
         log_override(approved.plan(), overridden);
     }
+    if let Some(directory) = args.state_dir.as_ref().filter(|_| count > 0) {
+        // If that fails, so does the first write, which is logged.
+        let _ = HistoryFile::create_directory(directory);
+    }
+    let history = WorkspaceHistory::new(args.state_dir.as_deref(), None, HistoryWriter::Apply);
+    if count > 0 {
+        match (&args.approve, &args.saved) {
+            (Some(_), _) => history.record_approval(plan, "apply --approve"),
+            (None, Some(_)) => history.record_approval(plan, "apply --plan"),
+            (None, None) => {}
+        }
+    }
     let report = apply_plan(
         args,
         &setup,
         &comparison,
         &approved,
         planned_with.as_ref(),
+        &history,
         stop,
     )
-    .await?;
+    .await;
+    history.settle(HISTORY_GRACE).await;
+    let report = report?;
     finish(Ok(&report))?;
     let failed = report
         .results
@@ -242,6 +267,7 @@ async fn apply_plan(
     comparison: &Comparison,
     approved: &Approved,
     planned_with: Option<&ApiKey>,
+    history: &WorkspaceHistory,
     stop: CancellationToken,
 ) -> anyhow::Result<apply::Report> {
     // The prompt may have waited long: the updates have a time limit of their own, and use the key as it is now.
@@ -273,10 +299,16 @@ async fn apply_plan(
     };
     let (all, done) = (approved.plan().steps().count(), AtomicUsize::new(0));
     setup.progress.updated(0, all);
-    Ok(apply::apply(approved, &reader, &writer, &options, |_| {
-        setup.progress.updated(done.fetch_add(1, Relaxed) + 1, all);
-    })
-    .await)
+    Ok(
+        apply::apply(approved, &reader, &writer, &options, |result| {
+            if result.sent > 0 {
+                daemon::log::update(approved.plan(), result, None);
+            }
+            history.record_update(approved.plan(), result);
+            setup.progress.updated(done.fetch_add(1, Relaxed) + 1, all);
+        })
+        .await,
+    )
 }
 
 async fn confirm(

@@ -133,6 +133,16 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
                 "calry-gitops status --address https://calry.example.com --format json",
             ),
         ],
+        "history" => &[
+            (
+                "Show what the daemon did and found",
+                "calry-gitops history --state-dir state",
+            ),
+            (
+                "Everything about one provider in the last week, as JSON",
+                "calry-gitops history --state-dir s --provider GUESTY --since 7d --format json",
+            ),
+        ],
         "sandbox" => &[
             (
                 "Run a local Calry; it prints its address, its keys and a first request",

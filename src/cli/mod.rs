@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod git_args;
 mod help;
+mod history;
 mod listener;
 mod log_queue;
 mod man;
@@ -132,6 +133,8 @@ enum Command {
     Pull(pull::PullArgs),
     /// Show the status of a running daemon
     Status(status::StatusArgs),
+    /// Print what happened to the workspaces of a daemon
+    History(history::HistoryArgs),
     /// Run a local Calry, for trials, demos and tests
     Sandbox(sandbox::SandboxArgs),
     /// Print the JSON Schema of the definition files, for editors
@@ -198,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => once(&output, |output| block_on(snapshot::run(&args, output))),
         Command::Pull(args) => once(&output, |output| block_on(pull::run(&args, output))),
         Command::Status(args) => once(&output, |output| block_on(status::run(&args, output))),
+        Command::History(args) => once(&output, |output| history::run(&args, output)),
         Command::Sandbox(args) => {
             let output = Output::new(&output, true);
             exit_code(block_on(sandbox::run(&args, &output)), &output)

@@ -22,6 +22,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::log_queue::LogQueue;
+use crate::daemon::log::AUDIT;
 use crate::model::{Diagnostic, Severity, printable};
 use crate::ops::telemetry::Telemetry;
 use crate::render;
@@ -85,8 +86,16 @@ impl Output {
             (_, 1, _) => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         };
-        let filter =
-            tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
+        // A one-shot command logs what it has written like the daemon, except where its report is read at a terminal.
+        let audit = match (args.quiet, args.verbose, long_running) {
+            (false, 0, false) if std::io::stderr().is_terminal() => LevelFilter::OFF,
+            (false, 0, false) => LevelFilter::INFO,
+            (true, _, false) => LevelFilter::OFF,
+            _ => level,
+        };
+        let filter = tracing_subscriber::filter::Targets::new()
+            .with_target(env!("CARGO_CRATE_NAME"), level)
+            .with_target(AUDIT, audit);
         let telemetry = long_running.then(Telemetry::from_environment).flatten();
         let (telemetry, telemetry_error) = match telemetry.transpose() {
             Ok(telemetry) => (telemetry, None),

@@ -15,24 +15,29 @@ use super::git_args::Repositories;
 use super::output::WORKSPACE_SPAN;
 use super::{Exit, Output, UsageError, listener, signals};
 use crate::daemon::{
-    self, Handle, LoopEnd, LoopFile, LoopSettings, ReconciliationReport, Repository, Slot,
-    StateStore, StatusPublisher, WorkspaceGroup,
+    self, Handle, LoopEnd, LoopFile, LoopSettings, Observer, ReconciliationReport, Repository,
+    Slot, StateStore, StatusPublisher, UpdateListener, WorkspaceGroup,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
 use crate::http::{self, Http, HttpUrl, install_tls};
 use crate::ops::admin::Admin;
+use crate::ops::history::WorkspaceHistory;
 use crate::ops::kubernetes::{EventWriter, Replica};
 use crate::ops::metrics::{Metrics, WorkspaceMetrics};
 use crate::ops::notifications::{Notifier, WorkspaceNotifier};
 use crate::plan::MaxChanges;
 use crate::reconcile::DefinitionsSource;
+use crate::report::history::HistoryWriter;
 use crate::report::links::{Links, RepositoryUrl, page_url};
 use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
 
 /// How long the end of the process waits for a running fetch.
 const FETCH_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for events that are being written to a history.
+const HISTORY_GRACE: Duration = Duration::from_secs(2);
 
 /// What the workspaces share.
 struct Shared {
@@ -50,6 +55,7 @@ struct PreparedWorkspace {
     handle: Handle,
     metrics: Arc<WorkspaceMetrics>,
     workspace_notifier: Arc<WorkspaceNotifier>,
+    history: Arc<WorkspaceHistory>,
     events: Option<EventWriter>,
     /// The definitions directory as the operator wrote it.
     shown: String,
@@ -64,10 +70,11 @@ impl PreparedWorkspace {
         daemon::log::reconciliation(report, self.settings.mode, &self.shown);
     }
 
-    /// Reports a reconciliation to metrics, log, notifications and Events.
+    /// Reports a reconciliation to metrics, log, history, notifications and Events.
     fn publish(&self, report: &ReconciliationReport) {
         self.metrics.count_reconciliation(report);
         self.log(report);
+        self.history.record(report);
         // Only the leader sends notifications and Events.
         if !report.findings.standby {
             self.workspace_notifier.notify_result(report);
@@ -127,12 +134,22 @@ async fn prepare_workspace(
         Some(_) => "the sandbox".to_owned(),
         None => setup.api.url().to_string(),
     };
+    let history = Arc::new(WorkspaceHistory::new(
+        shared.state_dir.as_deref(),
+        slot.name(),
+        HistoryWriter::Daemon,
+    ));
+    let recording = Arc::clone(&history);
+    let observers: Vec<Arc<dyn Observer>> = vec![
+        Arc::clone(&workspace_notifier) as _,
+        Arc::clone(&history) as _,
+    ];
     let loop_file = LoopFile::new(
         &shared.state,
         slot.name(),
         &setup.source.definitions,
         &api,
-        Arc::clone(&workspace_notifier) as _,
+        Arc::new(observers),
     );
     let mut settings = LoopSettings {
         source: setup.source.into(),
@@ -152,6 +169,9 @@ async fn prepare_workspace(
         timeout: setup.timeout,
         watch_options: WatchOptions::default(),
         apply_listener: Some(Box::new(move |plan| applying.notify_start(plan))),
+        update_listener: Some(UpdateListener::new(move |plan, result| {
+            recording.record_update(plan, result);
+        })),
         state: Arc::clone(&shared.state),
         loop_file: Arc::new(loop_file),
         leadership: shared.cluster.leadership(slot.name()),
@@ -179,6 +199,7 @@ async fn prepare_workspace(
         handle,
         metrics,
         workspace_notifier,
+        history,
         events,
         shown,
         span,
@@ -407,6 +428,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
             let reconciliation = async {
                 let report = daemon::once(&workspace.settings, &stop).await;
                 workspace.log(&report);
+                workspace.history.record(&report);
+                workspace.settings.loop_file.save().await;
+                workspace.history.settle(HISTORY_GRACE).await;
                 let faults = report.faults();
                 Exit::Failed
                     .when(faults.failed)
@@ -448,6 +472,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         .iter()
         .map(|one| Arc::clone(&one.settings.loop_file))
         .collect();
+    let histories: Vec<_> = all.iter().map(|one| Arc::clone(&one.history)).collect();
     let mut fetching = JoinSet::new();
     for repository in repositories.all() {
         fetch_in_background(repository, &all, &stop, &mut fetching);
@@ -488,6 +513,8 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     notifier.stop().await;
     // Notifications that were delivered at the end are not repeated after a restart.
     futures_util::future::join_all(loop_files.iter().map(|file| file.save())).await;
+    let settling = histories.iter().map(|one| one.settle(HISTORY_GRACE));
+    futures_util::future::join_all(settling).await;
     stop.cancel();
     // A fetch writes into the clone until it has noticed the stop.
     let _ = tokio::time::timeout(FETCH_GRACE, fetching.join_all()).await;

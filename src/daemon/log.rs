@@ -210,9 +210,12 @@ fn describe_results(plan: &Plan, results: &[UpdateResult]) -> String {
     .join(", ")
 }
 
+/// The target of the lines about single updates, so that one-shot commands can show them as well.
+pub const AUDIT: &str = "calry_gitops::audit";
+
 /// Logs the result of an update as soon as it ends. If a request was sent, this is its audit line (`audit`): together these
 /// lines record every write. Paths are separated by spaces; a path that is not plain words is quoted.
-pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<BackedOff>) {
+pub fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<BackedOff>) {
     let UpdateResult {
         provider,
         changes,
@@ -221,7 +224,6 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<Back
         ..
     } = result;
     let provider = provider.as_str();
-    let what = name_changes(changes);
     let brief = backed_off.as_ref().is_some_and(|it| it.brief);
     let again = backed_off
         .map(|it| {
@@ -231,13 +233,13 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<Back
             )
         })
         .unwrap_or_default();
-    // A provider on hold is not updated.
-    let over = hold_is_over(result.desired.hold.as_ref());
+    let sentence = describe_update(result);
     let revision = plan.revision.as_ref();
     let audit = (*sent > 0).then_some(true);
     macro_rules! line {
         ($level:ident, $($message:tt)*) => {
             $level!(
+                target: AUDIT,
                 audit,
                 slug = printable(&plan.workspace.slug),
                 provider,
@@ -253,17 +255,31 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<Back
         };
     }
     match outcome {
+        Outcome::Applied | Outcome::Unchanged => line!(info, "{sentence}"),
+        Outcome::NotConverged(_) => line!(warn, "{sentence}{again}"),
+        Outcome::Failed(_) if brief => line!(warn, "{sentence}{again}"),
+        Outcome::Failed(_) | Outcome::Partial(_) => line!(error, "{sentence}{again}"),
+        // A failure was logged when it happened.
+        Outcome::Skipped(_) => line!(debug, "{sentence}"),
+    }
+}
+
+/// How an update ended, as a sentence.
+#[must_use]
+pub fn describe_update(result: &UpdateResult) -> String {
+    let provider = &result.provider;
+    let what = name_changes(&result.changes);
+    match &result.outcome {
         Outcome::Applied => {
             let why = match result.cause {
                 Cause::Change => "updated",
                 Cause::Drift => "drifted; drift undone",
             };
-            line!(info, "{provider} {why}{over}: {what}");
+            // A provider on hold is not updated.
+            let over = hold_is_over(result.desired.hold.as_ref());
+            format!("{provider} {why}{over}: {what}")
         }
-        Outcome::Unchanged => line!(
-            info,
-            "{provider} was in sync already when it was read again"
-        ),
+        Outcome::Unchanged => format!("{provider} was in sync already when it was read again"),
         Outcome::NotConverged(mismatches) => {
             let fields = mismatches
                 .iter()
@@ -271,24 +287,19 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<Back
                 .map(describe_mismatch)
                 .collect::<Vec<_>>()
                 .join("; ");
-            line!(
-                warn,
-                "Calry took the update of {provider} and kept other values: {fields}{again}"
-            );
+            format!("Calry took the update of {provider} and kept other values: {fields}")
         }
-        Outcome::Failed(why) if brief => line!(warn, "{provider} was not updated: {why}{again}"),
         Outcome::Partial(refused) => {
             let why = refusal(refused).unwrap_or_default();
-            let what = if *sent > 0 {
+            let what = if result.sent > 0 {
                 "updated in part"
             } else {
                 "not updated"
             };
-            line!(error, "{provider} was {what}: {why}{again}");
+            format!("{provider} was {what}: {why}")
         }
-        Outcome::Failed(why) => line!(error, "{provider} was not updated: {why}{again}"),
-        // A failure was logged when it happened.
-        Outcome::Skipped(why) => line!(debug, "{provider} was not tried: {why}"),
+        Outcome::Failed(why) => format!("{provider} was not updated: {why}"),
+        Outcome::Skipped(why) => format!("{provider} was not tried: {why}"),
     }
 }
 

@@ -32,6 +32,17 @@ pub trait Observer: Send + Sync {
     fn state(&self) -> Map<String, Value>;
 }
 
+/// Several observers, whose states have different keys.
+impl Observer for Vec<Arc<dyn Observer>> {
+    fn restore(&self, state: &Map<String, Value>) {
+        self.iter().for_each(|observer| observer.restore(state));
+    }
+
+    fn state(&self) -> Map<String, Value> {
+        self.iter().flat_map(|observer| observer.state()).collect()
+    }
+}
+
 /// The workspace that a loop reconciled last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LastWorkspace {

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::UpdateListener;
 use super::pause::{LONGEST_PAUSE, growing, spread};
 use super::publisher::now;
 use super::reconciliation::{
@@ -58,6 +59,7 @@ pub struct Memory {
     failing: BTreeMap<Provider, FailedUpdate>,
     /// Running updates, and finished ones that were not reported yet.
     pub(super) updates: Updates,
+    pub(super) update_listener: Option<UpdateListener>,
     /// The updates of this process that Calry confirmed.
     own: BTreeMap<Provider, OwnUpdate>,
     /// Fields for which Calry kept other values, by path. They belong to the last applied state.
@@ -230,6 +232,7 @@ impl Memory {
             applied: AppliedState::new(),
             failing: BTreeMap::new(),
             updates: Updates::default(),
+            update_listener: None,
             own: BTreeMap::new(),
             kept: BTreeMap::new(),
             resent: BTreeMap::new(),

@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod history_file;
 mod inputs;
 mod leadership;
 pub mod log;
@@ -19,6 +20,7 @@ mod trigger;
 mod updates;
 mod workspace_group;
 
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +32,11 @@ use crate::desired::watch::WatchOptions;
 use crate::live::{Api, ExpirySource, KeySource};
 use crate::model::human_duration;
 use crate::plan::{MaxChanges, Plan};
+use crate::reconcile::apply::UpdateResult;
 use crate::reconcile::{Failure, Source, apply};
 use crate::report::links::Links;
 
+pub use history_file::HistoryFile;
 use inputs::WatchedInputs;
 pub use leadership::{Leadership, Moment, Term};
 pub use loop_file::{LoopFile, Observer};
@@ -71,6 +75,7 @@ pub struct LoopSettings {
     pub timeout: Duration,
     pub watch_options: WatchOptions,
     pub apply_listener: Option<ApplyListener>,
+    pub update_listener: Option<UpdateListener>,
     /// Several workspaces may share it.
     pub state: Arc<StateStore>,
     pub loop_file: Arc<LoopFile>,
@@ -81,6 +86,28 @@ pub struct LoopSettings {
 
 /// Called in the middle of a reconciliation with the plan that is about to be applied. It must neither block nor fail.
 pub type ApplyListener = Box<dyn Fn(&Plan) + Send + Sync>;
+
+/// Called with a plan and the result of one of its updates, as soon as that ends. It must neither block nor fail.
+#[derive(Clone)]
+pub struct UpdateListener(Arc<OnUpdate>);
+
+type OnUpdate = dyn Fn(&Plan, &UpdateResult) + Send + Sync;
+
+impl UpdateListener {
+    pub fn new(listener: impl Fn(&Plan, &UpdateResult) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(listener))
+    }
+
+    fn call(&self, plan: &Plan, result: &UpdateResult) {
+        (self.0)(plan, result);
+    }
+}
+
+impl fmt::Debug for UpdateListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UpdateListener")
+    }
+}
 
 /// How many directories are scanned per second without a file event, at most.
 const SCANS_PER_SECOND: u32 = 50;

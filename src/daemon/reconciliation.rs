@@ -201,6 +201,7 @@ pub(super) async fn reconcile(
 ) -> ReconciliationReport {
     let started = Instant::now();
     memory.passes += 1;
+    memory.update_listener.clone_from(&settings.update_listener);
     // A replica that becomes the leader now has not fetched as one yet. Another reconciliation follows.
     let stands_by = inputs.as_ref().is_some_and(|inputs| inputs.stands_by);
     let mut findings = Findings {
@@ -793,6 +794,7 @@ mod tests {
             timeout: Duration::from_secs(60),
             watch_options: crate::desired::watch::WatchOptions::default(),
             apply_listener: None,
+            update_listener: None,
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
             slot: WorkspaceGroup::slots(vec![None]).remove(0),

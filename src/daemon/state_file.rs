@@ -175,19 +175,9 @@ impl StateStore {
 
     /// The state file of a workspace; `None` without a state directory.
     pub(super) fn file(&self, workspace: &str) -> Option<PathBuf> {
-        // An id is foreign text: only a plain one becomes a file name.
-        let plain = (1..=64).contains(&workspace.len())
-            && workspace
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-        let name = if plain {
-            workspace.to_owned()
-        } else {
-            format!("sha256-{}", hex(&Sha256::digest(workspace)))
-        };
-        self.directory
-            .as_ref()
-            .map(|directory| directory.join(format!("{name}.json")))
+        let name = file_stem(workspace);
+        let directory = self.directory.as_ref();
+        directory.map(|directory| directory.join(format!("{name}.json")))
     }
 
     /// Loads the state of a workspace. It blocks as long as the file system does.
@@ -368,6 +358,20 @@ impl StateStore {
 pub(super) const LOST_AT_END: &str = "the daemon continues, but a restart now loses the last applied state and the fields that \
      did not converge";
 
+/// The begin of the name of a workspace's files.
+pub(super) fn file_stem(workspace: &str) -> String {
+    // An id is foreign text: only a plain one becomes a file name.
+    let plain = (1..=64).contains(&workspace.len())
+        && workspace
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+    if plain {
+        workspace.to_owned()
+    } else {
+        format!("sha256-{}", hex(&Sha256::digest(workspace)))
+    }
+}
+
 /// The content of a regular file; `None` if there is none.
 pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
     let file = match open_without_waiting(path, LastLink::Refuse) {
@@ -431,7 +435,7 @@ fn save_key(directory: &Path, key: &Secret) -> io::Result<()> {
 const LOST_KEY: &str = "the state of providers with a partnerKey is lost";
 
 /// Writes a file atomically, readable by this user only.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     write_temporary(directory, bytes)?.persist(path)?;
     // Makes the rename durable. If that fails, the file exists all the same.

@@ -272,6 +272,9 @@ impl Memory {
                     &result,
                     self.back_off_of(&result.provider),
                 );
+                if let Some(listener) = &self.update_listener {
+                    listener.call(run.approved.plan(), &result);
+                }
                 if result.outcome == Outcome::Applied
                     && let Some(times @ CONTESTED) = self.contested_times(&result.provider)
                 {

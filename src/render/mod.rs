@@ -5,6 +5,7 @@
 
 mod diagnostics;
 pub mod github;
+pub mod history;
 pub mod markdown;
 pub mod pull;
 pub mod sarif;

@@ -4,6 +4,7 @@
 
 pub mod consequences;
 pub mod health;
+pub mod history;
 pub mod json;
 pub mod links;
 pub mod plan;

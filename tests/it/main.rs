@@ -26,6 +26,7 @@ mod formats;
 mod freeze;
 mod fuzz;
 mod git_source;
+mod history;
 mod hooks;
 mod hostile;
 mod leadership;

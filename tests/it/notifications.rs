@@ -211,6 +211,7 @@ impl Loop {
             timeout: Duration::from_secs(5),
             watch_options: calry_gitops::desired::watch::WatchOptions::default(),
             apply_listener: Some(Box::new(move |plan| listener.notify_start(plan))),
+            update_listener: None,
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
             slot: WorkspaceGroup::slots(vec![None]).remove(0),

@@ -376,11 +376,15 @@ fn the_files_hold_no_secret_are_private_and_are_not_written_without_changes() {
     click(&world);
     reconcile(&mut daemon);
     assert_ne!(inode(), first);
+    until("the history is written", || {
+        let name = format!("{WORKSPACE}.history.jsonl");
+        world.dir.path().join("state").join(name).exists()
+    });
     let entries: Vec<_> = fs::read_dir(world.dir.path().join("state"))
         .unwrap()
         .map(Result::unwrap)
         .collect();
-    assert_eq!(entries.len(), 3, "{entries:?}");
+    assert_eq!(entries.len(), 4, "{entries:?}");
     for entry in entries {
         assert_eq!(
             entry.metadata().unwrap().permissions().mode() & 0o777,

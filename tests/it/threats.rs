@@ -414,6 +414,44 @@ fn it_cannot_get_past_a_policy() {
 }
 
 #[test]
+fn it_cannot_change_what_the_history_shows() {
+    let mut world = world();
+    world
+        .env("CALRY_STATE_DIR", "state")
+        .env("CALRY_SECRET_TOKEN", CANARY);
+    // Texts with line breaks and escapes would be lines of their own, or act on the terminal.
+    let forged = r#"\n{\"time\": \"2026-01-01T00:00:00Z\"}\e[2J"#;
+    let name = "5f0c1f7e-0000-4000-8000-000000000001.history.jsonl";
+    world.write(name, "{}\n").write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\npartnerKey:\n  queryParams: {id: '${secret:token}'}\n",
+    );
+    world.run(&["run", "--once"]).exits(0);
+    let held = format!("provider: HOSTAWAY\nhold: {{until: 2099-12-31, reason: \"x{forged}\"}}\n");
+    world.write("hostaway.yaml", &held);
+    world.run(&["run", "--once"]).exits(0);
+    let invalid = format!("provider: \"{forged}\"\nicon: https://e.com/\n");
+    world.write("guesty.yaml", &invalid);
+    world.run(&["run", "--once"]);
+    let shown = [
+        world.run(&["history"]).exits(0),
+        world.run(&["history", "--format", "json"]).exits(0),
+    ];
+    shows_no_canary(&shown);
+    assert!(!shown[0].out.contains('\u{1b}'), "{}", shown[0].out);
+    let events = shown[1].json()["events"].as_array().unwrap().clone();
+    let kinds: Vec<&str> = events
+        .iter()
+        .filter_map(|event| event["event"].as_str())
+        .collect();
+    assert_eq!(kinds, ["update", "held", "failed"], "{events:?}");
+    let file = world.dir.path().join("state").join(name);
+    let text = std::fs::read_to_string(file).unwrap();
+    assert_eq!(text.lines().count(), events.len(), "{text}");
+    assert!(!text.contains(CANARY) && !text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
 fn it_cannot_tie_up_the_machine() {
     let world = world();
     let bomb: String = (1..60)

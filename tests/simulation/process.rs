@@ -311,6 +311,7 @@ fn prepare(
         timeout: TIMEOUT,
         watch_options: WatchOptions::default(),
         apply_listener: None,
+        update_listener: None,
         state,
         loop_file: Arc::new(loop_file),
         slot: WorkspaceGroup::slots(vec![None]).remove(0),

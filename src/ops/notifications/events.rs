@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::civil::Date;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -15,6 +14,7 @@ use crate::model::{Desired, HoldEnd, KeyStage, Provider, ellipsize, hex, printab
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
+pub use crate::report::history::Subject;
 
 /// The number of providers that one notification lists; the others are counted.
 pub const MAX_PROVIDERS: usize = 10;
@@ -40,18 +40,6 @@ pub struct Event {
     pub providers: Vec<Subject>,
     /// The number of other affected providers.
     pub more: usize,
-}
-
-/// A provider that an event is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Subject {
-    /// The provider; the name of the file if its provider is unknown.
-    pub provider: String,
-    /// The first paths that differ, without values.
-    pub paths: Vec<String>,
-    /// Details as a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
 }
 
 /// The state that was reported to one target about one workspace. The state file keeps it across restarts. It contains no

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::{Findings, ReconciliationReport, ReconciliationResult, Repository, Trigger};
 use crate::desired::git::{CloneRoot, GitCredentials, GitReference, Remote, RemoteSettings};
-use crate::http::{HttpUrl, UrlPolicy};
+use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
+use crate::live::{Api, ApiKey, KeySource, Transport};
 use crate::model::{
-    Desired, DesiredPartnerKey, Live, LivePartnerKey, LiveProblems, Provider, Revision, Workspace,
+    Desired, DesiredPartnerKey, Live, LivePartnerKey, LiveProblems, Provider, Revision, Secret,
+    UpdateMethod, Workspace,
 };
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -36,6 +38,20 @@ pub(crate) fn repository(url: &str, reference: Option<&str>) -> Arc<Repository> 
         max_bytes: 1 << 20,
     });
     Arc::new(Repository::new(Arc::new(remote), Duration::from_mins(1)))
+}
+
+/// An API whose requests are carried by `transport`.
+pub(crate) fn api(transport: Arc<dyn Transport>) -> Api {
+    install_tls();
+    let http = Http::new(HttpTimeouts::default()).unwrap();
+    let url = HttpUrl::parse("http://127.0.0.1:9", UrlPolicy::api(false)).unwrap();
+    let api = Api::new(&http, url, UpdateMethod::Patch).unwrap();
+    api.simulated(&http, transport)
+}
+
+pub(crate) fn key() -> ApiKey {
+    let key = KeySource::Variable(Some(Secret::new("key")));
+    key.read().unwrap()
 }
 
 pub(crate) fn revision(commit: &str, dirty: bool) -> Revision {

@@ -261,4 +261,17 @@ mod tests {
         let approved = handle.triggers().take_approval().unwrap();
         assert_eq!(approved.reason.as_deref(), Some("OPS-1"));
     }
+
+    #[test]
+    fn a_hook_finds_the_repository_of_the_loop() {
+        let repository = crate::daemon::fixtures::repository("https://e.com/a.git", None);
+        let handle = Handle::new(for_tests());
+        assert!(handle.repository().is_none());
+        let handle = handle.with_repository(Some(Arc::clone(&repository)));
+        assert!(
+            handle
+                .repository()
+                .is_some_and(|known| Arc::ptr_eq(known, &repository))
+        );
+    }
 }

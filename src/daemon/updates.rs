@@ -371,10 +371,17 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+    use reqwest::{Request, Response};
+    use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::daemon::fixtures;
     use crate::daemon::state_file::StateStore;
     use crate::desired::definitions;
+    use crate::live::{BrokenTransport, Transport};
     use crate::model::{Secret, UpdateMethod, Workspace};
     use crate::plan::{AppliedState, Cause, Context, Limits, PlanInput, plan};
 
@@ -599,5 +606,114 @@ mod tests {
         }
         assert_eq!(memory.catch_up(SECOND), BTreeSet::from([provider("A")]));
         assert!(memory.updates.pending.is_empty());
+    }
+
+    /// Sends no request on: the sender of each waits until it is released, and its connection breaks then.
+    #[derive(Debug)]
+    struct Unanswered {
+        sent: Mutex<Vec<String>>,
+        released: watch::Sender<bool>,
+    }
+
+    impl Transport for Unanswered {
+        fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, BrokenTransport>> {
+            let provider = request.url().path().rsplit('/').next().unwrap();
+            self.sent.lock().push(provider.to_owned());
+            let mut released = self.released.subscribe();
+            Box::pin(async move {
+                released.wait_for(|released| *released).await.unwrap();
+                Err(BrokenTransport { sent: false })
+            })
+        }
+    }
+
+    /// Starts the updates of these providers, of which `skip` is skipped. Returns the number of the run.
+    fn start(
+        updates: &mut Updates,
+        transport: &Arc<Unanswered>,
+        (providers, skip): (&[&str], &str),
+        concurrency: usize,
+    ) -> u64 {
+        let api = fixtures::api(Arc::clone(transport) as _).with_request_timeout(SECOND * 600);
+        let deadline = Instant::now() + SECOND * 600;
+        let reader = api.reader(&fixtures::key(), deadline);
+        let writer = api.writer(&reader);
+        let skip = BTreeMap::from([(provider(skip), UPDATE_PENDING.to_owned())]);
+        let options = |caller| apply::Options {
+            caller,
+            method: UpdateMethod::Patch,
+            fetched: Instant::now() + SECOND * 600,
+            deadline,
+            skip,
+            stop: CancellationToken::new(),
+        };
+        let approved = Arc::into_inner(run(0, providers, "new")).unwrap().approved;
+        updates.start(
+            approved,
+            (reader, writer),
+            options,
+            concurrency,
+            Withdrawal::Nothing,
+        )
+    }
+
+    fn unanswered() -> Arc<Unanswered> {
+        Arc::new(Unanswered {
+            sent: Mutex::default(),
+            released: watch::Sender::new(false),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn twice_as_many_updates_as_the_concurrency_may_be_slow_beside_it() {
+        let (mut updates, transport) = (Updates::default(), unanswered());
+        let providers: Vec<String> = ('A'..='L').map(String::from).collect();
+        let providers: Vec<&str> = providers.iter().map(String::as_str).collect();
+        start(&mut updates, &transport, (&providers, "Z"), 3);
+        for (seconds, sent) in [(1, 3), (2, 6), (2, 9), (60, 9)] {
+            tokio::time::sleep(SECOND * seconds).await;
+            assert_eq!(transport.sent.lock().len(), sent, "{seconds}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_the_updates_that_have_begun_are_waited_for_and_no_other_begins() {
+        let (first, transport) = (run(1, &["A", "B", "C", "D"], "new"), unanswered());
+        let mut memory = memory(&first, &[]);
+        let updates = &mut memory.updates;
+        assert_eq!(start(updates, &transport, (&["A", "B", "C"], "C"), 1), 1);
+        let busy = ["A", "B", "C"].map(|name| updates.is_busy(&provider(name)));
+        assert_eq!(busy, [true, true, false], "a skipped one has no update");
+        tokio::time::sleep(SECOND).await;
+        // The limit holds for all runs together.
+        assert_eq!(start(updates, &transport, (&["D"], "Z"), 5), 2);
+        tokio::time::sleep(SECOND / 2).await;
+        assert_eq!(*transport.sent.lock(), ["A"]);
+        let release = async {
+            tokio::time::sleep(SECOND).await;
+            transport.released.send_replace(true);
+        };
+        futures_util::future::join(memory.finish_updates(SECOND), release).await;
+        assert_eq!(*transport.sent.lock(), ["A"]);
+        assert!(memory.updates.pending.is_empty() && memory.updates.runs.0.lock().is_empty());
+        let late = memory.updates.late.iter();
+        let late: Vec<_> = late.map(|(result, _)| result.provider.as_str()).collect();
+        assert_eq!(late, ["A"]);
+    }
+
+    #[tokio::test]
+    async fn another_reconciliation_is_required_once_after_the_results_of_a_run() {
+        let run = run(1, &["A"], "new");
+        let mut memory = memory(&run, &["A"]);
+        memory
+            .updates
+            .send
+            .send(updated(&run, "A", Outcome::Applied))
+            .unwrap();
+        assert_eq!(memory.updates_ended(SECOND).now_or_never(), None);
+        assert!(!memory.updates.is_busy(&provider("A")));
+        memory.updates.send.send(Message::RunEnded(run)).unwrap();
+        assert_eq!(memory.updates_ended(SECOND).now_or_never(), Some(()));
+        assert_eq!(memory.updates_ended(SECOND).now_or_never(), None);
     }
 }

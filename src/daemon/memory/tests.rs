@@ -1,5 +1,9 @@
+use futures_util::future::BoxFuture;
+use reqwest::{Request, Response};
+
 use super::super::fixtures::{self, result, workspace};
 use super::*;
+use crate::live::{BrokenTransport, ReadCalry as _, Transport};
 use crate::model::{Live, LiveValue};
 
 #[test]
@@ -609,4 +613,36 @@ async fn the_state_file_is_written_if_it_changed_and_no_write_hangs() {
     assert_eq!(restarted.applied[&desired().provider].updated_at, None);
     restarted.save().await;
     assert_ne!(inode(), second);
+}
+
+/// Answers each request with 503 and asks for a pause of this many seconds.
+#[derive(Debug)]
+struct Busy(u64);
+
+impl Transport for Busy {
+    fn send(&self, _: Request) -> BoxFuture<'_, Result<Response, BrokenTransport>> {
+        let answer = axum::http::Response::builder()
+            .status(503)
+            .header("retry-after", self.0)
+            .body("")
+            .unwrap();
+        Box::pin(std::future::ready(Ok(answer.into())))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_reconciliation_begins_before_calry_allows_it_but_after_five_minutes_at_most() {
+    for (asked, least) in [(1, 9), (200, 200), (10_000, 300)] {
+        let api = fixtures::api(Arc::new(Busy(asked)));
+        let reader = api.reader(&fixtures::key(), Instant::now() + Duration::from_millis(1));
+        let error = Box::new(reader.workspace().await.unwrap_err());
+        let failed = ReconciliationResult::Failed(Failure::Remote(*error));
+        let report = fixtures::report(failed);
+        let (pause, _) = memory().next_pause(Duration::from_secs(10), &report);
+        let least = Duration::from_secs(least);
+        assert!(
+            pause >= least && pause <= least.mul_f64(1.3),
+            "{asked}: {pause:?}"
+        );
+    }
 }

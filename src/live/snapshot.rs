@@ -374,9 +374,13 @@ impl ReadCalry for Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::http::{HttpTimeouts, UrlPolicy};
 
     #[test]
     fn the_problems_in_a_snapshot_are_made_safe_to_print_and_are_short() {
@@ -435,5 +439,28 @@ mod tests {
         };
         assert_eq!(id("B").await, Ok("2".to_owned()));
         assert_eq!(id("C").await, Err(Some(404)));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_a_pause_beyond_the_deadline_is_asked_once() {
+        crate::http::install_tls();
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/snapshot.json", server.local_addr().unwrap());
+        let url = HttpUrl::parse(&url, UrlPolicy::api(false)).unwrap();
+        let answer = async {
+            let (mut connection, _) = server.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            let answer = b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n";
+            connection.write_all(answer).await.unwrap();
+        };
+        let http = Http::new(HttpTimeouts::default()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let fetched = Snapshot::fetch(&http, &url, deadline, None);
+        let (fetched, ()) = futures_util::future::join(fetched, answer).await;
+        let Err(SnapshotError::Fetch(error)) = fetched else {
+            panic!("{fetched:?}");
+        };
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
     }
 }

@@ -569,6 +569,9 @@ pub fn today() -> Date {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::definitions;
+    use crate::live::Unreadable;
+    use crate::model::{Code, LivePartnerKey, LiveProblems};
 
     #[test]
     fn a_workspace_is_allowed_only_if_file_and_operator_both_allow_it() {
@@ -634,6 +637,76 @@ mod tests {
                 age > Duration::from_millis(700) && age < Duration::from_millis(1100),
                 "{later}: {age:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_definition_without_a_provider_may_be_that_of_any_provider_that_is_not_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["A", "B", "C"] {
+            let text = format!("provider: {name}\nicon: https://e.com/a\n");
+            let file = format!("{}.yaml", name.to_lowercase());
+            std::fs::write(directory.path().join(file), text).unwrap();
+        }
+        let provider = |name: &str| Provider::parse(name).unwrap();
+        let unreadable = |name: Option<&str>| Unreadable {
+            provider: name.map(provider),
+            problem: "no".to_owned(),
+        };
+        let live = |name: &str| Live {
+            id: String::new(),
+            name: String::new(),
+            provider: provider(name),
+            icon: None,
+            partner_key: LivePartnerKey::default(),
+            fields: Default::default(),
+            updated_at: String::new(),
+            problems: LiveProblems::default(),
+        };
+        let unlisted =
+            "it is not in Calry's list, and one of Calry's definitions cannot be read: no";
+        for (nameless, only, expected, shown) in [
+            (
+                true,
+                None,
+                vec![("B", "no"), ("C", unlisted)],
+                vec!["A", "D"],
+            ),
+            (false, None, vec![("B", "no")], vec!["A", "D"]),
+            (false, Some("A"), vec![("B", "no")], vec!["A"]),
+        ] {
+            let source = Source {
+                definitions: DefinitionsSource::Directory(directory.path().to_owned()),
+                secrets: SecretSources::new(None),
+                missing: MissingSecrets::Error,
+                strict: false,
+                only: only.map(provider).into_iter().collect(),
+                base: None,
+                trust: None,
+                workspace: None,
+                policies: None,
+            };
+            let mut loaded = definitions::load_or_empty(directory.path()).unwrap();
+            let mut listing = Listing {
+                live: vec![live("A"), live("D")],
+                unreadable: vec![unreadable(Some("B"))],
+            };
+            listing
+                .unreadable
+                .extend(nameless.then(|| unreadable(None)));
+            let state = check_live(&source, &mut loaded, listing);
+            let found = state.unreadable.iter();
+            let found: Vec<_> = found.map(|(p, why)| (p.as_str(), why.as_str())).collect();
+            assert_eq!(found, expected);
+            let live = state.live.iter().map(|live| live.provider.as_str());
+            assert_eq!(live.collect::<Vec<_>>(), shown);
+            assert_eq!(state.nameless.len(), usize::from(nameless));
+            // The plan cannot say that a provider is missing while a definition may be its own.
+            let missing = loaded
+                .diagnostics
+                .iter()
+                .filter(|d| d.code == Code::UnknownProvider);
+            assert_eq!(missing.count(), usize::from(!nameless));
         }
     }
 }

@@ -52,7 +52,8 @@ cargo_tool() {
     local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/$1-$2
     if [ ! -e "$at/complete" ]; then
         rm -rf "$at"
-        timeout 900 cargo install --quiet --locked --root "$at" --version "$2" "$1" >&2
+        # Not optimized: it runs for seconds and would be built for minutes.
+        timeout 900 cargo install --quiet --debug --locked --root "$at" --version "$2" "$1" >&2
         touch "$at/complete"
     fi
     printf '%s/bin\n' "$at"

@@ -93,29 +93,16 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
         );
     }
     out.push('\n');
-    if !plan.loosened.is_empty() {
-        let _ = writeln!(out, "{DANGER}This branch stops protecting{DANGER:#}");
-        for item in &plan.loosened {
-            let (label, sentence) = describe_loosening(item, printable);
-            let _ = writeln!(
-                out,
-                "  {label:<LABEL$} {}",
-                wrap(&sentence, 2 + text_column(label), LABEL + 3)
-            );
-        }
-        out.push('\n');
-    }
-    for (action, heading) in [
-        (
-            PolicyAction::Deny,
-            format!("{DANGER}Denied by policy{DANGER:#}"),
-        ),
-        (
-            PolicyAction::Warn,
-            format!("{YELLOW}Warnings of policies{YELLOW:#}"),
-        ),
+    let loosened = plan.loosened.iter();
+    let loosened = loosened.map(|item| describe_loosening(item, printable));
+    write_rows(&mut out, DANGER, "This branch stops protecting", loosened);
+    for (action, style, heading) in [
+        (PolicyAction::Deny, DANGER, "Denied by policy"),
+        (PolicyAction::Warn, YELLOW, "Warnings of policies"),
     ] {
-        write_violations(&mut out, plan, action, &heading);
+        let violations = plan.violations.iter().filter(|of| of.action == action);
+        let violations = violations.map(|violation| describe_violation(violation, printable));
+        write_rows(&mut out, style, heading, violations);
     }
     for (origin, parts) in parts {
         if let Some(origin) = origin.filter(|_| !parts.is_empty()) {
@@ -130,15 +117,20 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
     out
 }
 
-fn write_violations(out: &mut String, plan: &Plan, action: PolicyAction, heading: &str) {
-    let violations = plan.violations.iter();
-    let mut violations = violations.filter(|of| of.action == action).peekable();
-    if violations.peek().is_none() {
+/// A section of labels with a sentence each; nothing if there is none.
+fn write_rows<L: AsRef<str>>(
+    out: &mut String,
+    style: Style,
+    heading: &str,
+    rows: impl IntoIterator<Item = (L, String)>,
+) {
+    let mut rows = rows.into_iter().peekable();
+    if rows.peek().is_none() {
         return;
     }
-    let _ = writeln!(out, "{heading}");
-    for violation in violations {
-        let (label, sentence) = describe_violation(violation, printable);
+    let _ = writeln!(out, "{style}{heading}{style:#}");
+    for (label, sentence) in rows {
+        let label = label.as_ref();
         let _ = writeln!(
             out,
             "  {label:<LABEL$} {}",
@@ -490,19 +482,12 @@ fn write_untouched(out: &mut String, plan: &Plan) {
         )
     });
     let unmanaged = unmanaged.map(|labels| ("unmanaged".to_owned(), format!("{labels} (no file)")));
-    let rows: Vec<(String, String)> = rows.chain(unresolved).chain(unmanaged).collect();
-    if rows.is_empty() {
-        return;
-    }
-    let _ = writeln!(out, "{BOLD}Not changed{BOLD:#}");
-    for (label, why) in rows {
-        let _ = writeln!(
-            out,
-            "  {label:<LABEL$} {}",
-            wrap(&why, 2 + text_column(&label), LABEL + 3)
-        );
-    }
-    out.push('\n');
+    write_rows(
+        out,
+        BOLD,
+        "Not changed",
+        rows.chain(unresolved).chain(unmanaged),
+    );
 }
 
 /// The first labels, in one line.

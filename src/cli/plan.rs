@@ -133,8 +133,9 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         }
     };
     let Comparison { desired, planned } = &comparison;
+    let denied = planned.plan.denied(false);
     let next = match &args.out {
-        _ if planned.plan.denied(false).is_some() => None,
+        _ if denied.is_some() => None,
         Some(file) => Some(format!(
             "calry-gitops apply --plan {}",
             printable(&file.display().to_string())
@@ -159,7 +160,6 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     write_copies(&args.also, |format| {
         comparison.print(format, layout, &place)
     })?;
-    let denied = planned.plan.denied(false);
     if let Some(denied) = &denied {
         output.error(&denied.to_string());
     }

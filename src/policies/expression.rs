@@ -109,7 +109,7 @@ impl BoundedExpression {
         if !is_within(&mut expression, MAX_DEPTH) {
             return Err(format!("it is nested deeper than {MAX_DEPTH} levels"));
         }
-        check_names(&mut expression, &variables.to_vec())?;
+        check_names(&mut expression, variables)?;
         let nodes = bound_loops(&mut expression);
         Ok(Self { expression, nodes })
     }
@@ -145,7 +145,7 @@ fn is_within(expression: &mut Expression, depth: u16) -> bool {
 }
 
 /// Refuses a variable that does not exist: where it stands behind `||`, its evaluation might never be tried.
-fn check_names(expression: &mut Expression, known: &Vec<&str>) -> Result<(), String> {
+fn check_names(expression: &mut Expression, known: &[&str]) -> Result<(), String> {
     match &mut expression.expr {
         Expr::Ident(name) if !name.starts_with('@') && !known.contains(&name.as_str()) => {
             let help = closest(name, known.iter().copied())
@@ -167,7 +167,7 @@ fn check_names(expression: &mut Expression, known: &Vec<&str>) -> Result<(), Str
             } = &mut **comprehension;
             check_names(iter_range, known)?;
             check_names(accu_init, known)?;
-            let mut inside = known.clone();
+            let mut inside = known.to_vec();
             inside.extend([iter_var.as_str(), accu_var.as_str()]);
             inside.extend(iter_var2.as_deref());
             [loop_cond, loop_step, result]

@@ -16,7 +16,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// The most values it may hold.
 const MAX_NODES: usize = 10_000;
 /// The most policies of a file.
-pub const MAX_POLICIES: usize = 100;
+const MAX_POLICIES: usize = 100;
 /// The longest name, in characters.
 const MAX_NAME: usize = 63;
 const KEYS: [&str; 8] = [

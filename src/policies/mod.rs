@@ -21,8 +21,6 @@ use crate::plan::{Plan, PolicyAction, Violation};
 use expression::{BoundedExpression, environment, with_budget};
 use facts::ProviderFacts;
 
-pub use file::MAX_POLICIES;
-
 /// The most nodes of expressions that are evaluated for one plan: about two seconds.
 const MAX_NODES: u64 = 20_000_000;
 /// The most violations of a plan that are kept.
@@ -91,8 +89,8 @@ pub struct Policies {
 pub struct PolicyFile(pub PathBuf);
 
 impl Policies {
-    /// What the rules deny or warn of, sorted by provider, in the order of the rules. `desired` is the desired state of each
-    /// valid file.
+    /// What the rules deny or warn of: first in the plan, then in each provider, in the order of the plan. `desired` is the
+    /// desired state of each valid file.
     #[must_use]
     pub fn check<'a>(
         &self,
@@ -102,7 +100,8 @@ impl Policies {
     ) -> Vec<Violation> {
         let mut found = Findings::default();
         for problem in &self.problems {
-            found.deny(&self.name, false, Position::default(), problem);
+            let (deny, at) = (PolicyAction::Deny, Position::default());
+            found.add(&self.name, deny, false, at, problem);
         }
         if !self.policies.is_empty() {
             let providers = facts::providers(plan, desired, today);
@@ -224,10 +223,6 @@ struct Findings {
 impl Findings {
     fn push(&mut self, policy: &Policy, action: PolicyAction, at: Position<'_>, message: &str) {
         self.add(&policy.name, action, policy.lifted_by_approval, at, message);
-    }
-
-    fn deny(&mut self, name: &str, lifted_by_approval: bool, at: Position<'_>, message: &str) {
-        self.add(name, PolicyAction::Deny, lifted_by_approval, at, message);
     }
 
     fn add(

@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Write as _};
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -22,9 +21,7 @@ use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
 use crate::ops::history::WorkspaceHistory;
-use crate::plan::{
-    Approved, Digest, Limits, MaxChanges, OverriddenHold, Plan, describe_hold, parse_hold_reason,
-};
+use crate::plan::{Approved, Digest, Limits, MaxChanges, parse_hold_reason};
 use crate::reconcile::plan_file::{self, PlanFile};
 use crate::reconcile::{self, Failure, apply};
 use crate::render::text::Layout;
@@ -32,9 +29,6 @@ use crate::render::{github, markdown, text};
 use crate::report::history::HistoryWriter;
 use crate::report::plan;
 use crate::report::words::counted;
-
-/// How long the end of the command waits for events that are being written to the history.
-const HISTORY_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
@@ -212,7 +206,8 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     }
 
     if let Some(overridden) = &approved.plan().overridden {
-        log_override(approved.plan(), overridden);
+        let slug = printable(&approved.plan().workspace.slug);
+        daemon::log::overridden_hold(Some(&slug), approved.plan().digest.as_ref(), overridden);
     }
     if let Some(directory) = args.state_dir.as_ref().filter(|_| count > 0) {
         // If that fails, so does the first write, which is logged.
@@ -236,7 +231,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         stop,
     )
     .await;
-    history.settle(HISTORY_GRACE).await;
+    history.settle(WorkspaceHistory::GRACE).await;
     let report = report?;
     finish(Ok(&report))?;
     let failed = report
@@ -245,20 +240,6 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         .any(|result| !result.outcome.is_done())
         || has_obstacle(plan);
     Ok(Exit::Failed.when(failed))
-}
-
-/// The line of the audit log.
-fn log_override(plan: &Plan, overridden: &OverriddenHold) {
-    let (workspace, digest) = (printable(&plan.workspace.slug), plan.digest.as_ref());
-    let digest = digest.map(ToString::to_string).unwrap_or_default();
-    let reason = printable(&overridden.reason);
-    let hold = describe_hold(&overridden.hold);
-    tracing::warn!(
-        workspace,
-        digest,
-        reason,
-        "the plan {digest} was approved and is applied although {hold}; the reason of the approval: {reason}"
-    );
 }
 
 async fn apply_plan(

@@ -36,9 +36,6 @@ use crate::sandbox::Sandbox;
 /// How long the end of the process waits for a running fetch.
 const FETCH_GRACE: Duration = Duration::from_secs(1);
 
-/// How long the end of the process waits for events that are being written to a history.
-const HISTORY_GRACE: Duration = Duration::from_secs(2);
-
 /// What the workspaces share.
 struct Shared {
     http: Http,
@@ -430,7 +427,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
                 workspace.log(&report);
                 workspace.history.record(&report);
                 workspace.settings.loop_file.save().await;
-                workspace.history.settle(HISTORY_GRACE).await;
+                workspace.history.settle(WorkspaceHistory::GRACE).await;
                 let faults = report.faults();
                 Exit::Failed
                     .when(faults.failed)
@@ -513,7 +510,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     notifier.stop().await;
     // Notifications that were delivered at the end are not repeated after a restart.
     futures_util::future::join_all(loop_files.iter().map(|file| file.save())).await;
-    let settling = histories.iter().map(|one| one.settle(HISTORY_GRACE));
+    let settling = histories
+        .iter()
+        .map(|one| one.settle(WorkspaceHistory::GRACE));
     futures_util::future::join_all(settling).await;
     stop.cancel();
     // A fetch writes into the clone until it has noticed the stop.

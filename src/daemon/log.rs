@@ -10,7 +10,9 @@ use crate::desired::git::CheckoutTrust;
 use crate::model::{
     Diagnostic, Hold, Provider, Revision, Severity, ellipsize, human_duration, printable,
 };
-use crate::plan::{Cause, Plan, PlanEntry, PolicyAction, Verdict, describe_hold, refusal};
+use crate::plan::{
+    Cause, Digest, OverriddenHold, Plan, PlanEntry, PolicyAction, Verdict, describe_hold, refusal,
+};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::reconcile::{Failure, today};
 use crate::report::status::Mode;
@@ -37,15 +39,7 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             info!(%digest, "the plan {digest} was approved and is applied despite the limits");
         }
         Some(Approval::Overrode(digest, overridden)) => {
-            let (hold, reason) = (
-                describe_hold(&overridden.hold),
-                printable(&overridden.reason),
-            );
-            warn!(
-                %digest,
-                reason,
-                "the plan {digest} was approved and is applied although {hold}; the reason of the approval: {reason}"
-            );
+            overridden_hold(None, Some(digest), overridden);
         }
         Some(Approval::Forgotten(digest)) => {
             warn!(%digest, "the approval of {digest} is void: files or live state have changed since");
@@ -167,6 +161,25 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             );
         }
     }
+}
+
+/// Logs that a plan is applied although the workspace is on hold. The lines of a daemon name the workspace themselves.
+pub fn overridden_hold(
+    workspace: Option<&str>,
+    digest: Option<&Digest>,
+    overridden: &OverriddenHold,
+) {
+    let digest = digest.map(ToString::to_string).unwrap_or_default();
+    let (hold, reason) = (
+        describe_hold(&overridden.hold),
+        printable(&overridden.reason),
+    );
+    warn!(
+        workspace,
+        digest,
+        reason,
+        "the plan {digest} was approved and is applied although {hold}; the reason of the approval: {reason}"
+    );
 }
 
 /// Logs that the API key ends soon or has ended, or that it is not known when.

@@ -69,6 +69,9 @@ struct KnownWorkspace {
 }
 
 impl WorkspaceHistory {
+    /// How long the end of a process waits for events that are being written.
+    pub const GRACE: Duration = Duration::from_secs(2);
+
     /// The history of the workspace that the configuration file calls `name`.
     #[must_use]
     pub fn new(directory: Option<&Path>, name: Option<&str>, writer: HistoryWriter) -> Self {

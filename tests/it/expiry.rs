@@ -4,21 +4,13 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 
-use crate::support::{Daemon, Ran, World, live};
+use crate::support::{Daemon, Ran, World};
 use axum::http::StatusCode;
-use calry_gitops::sandbox::{Config, Fault, FaultKind};
-use serde_json::{Value, json};
+use calry_gitops::sandbox::{Fault, FaultKind};
+use serde_json::Value;
 
 fn world() -> World {
-    let world = World::with(
-        json!([live("HOSTAWAY", &["name"], &["rooms"])]),
-        Config::default(),
-    );
-    world.write(
-        "hostaway.yaml",
-        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n",
-    );
-    world
+    World::of_hostaway("[name]")
 }
 
 /// A day (UTC) from now on. A test that runs at midnight may see one day less.
@@ -194,30 +186,10 @@ fn each_workspace_of_a_configuration_has_its_own_day() {
     let world = world();
     let dir = world.dir.path();
     std::fs::write(dir.join("key"), &world.sandbox.keys().write).unwrap();
-    let config = dir.join("config.yaml");
-    std::fs::write(
-        &config,
-        format!(
-            "apiUrl: {}\nworkspaces:\n  - name: eu\n    definitions: definitions\n    apiKeyFile: key\n    apiKeyExpires: 2027-05-26\n",
-            world.sandbox.url()
-        ),
-    )
-    .unwrap();
-    let config = config.to_str().unwrap();
-    let mut command = world.command(&[
-        "run",
-        "--listen",
-        "127.0.0.1:0",
-        "--interval",
-        "1h",
-        "--config",
-        config,
-    ]);
-    command
-        .env_remove("CALRY_API_KEY")
-        .env_remove("CALRY_API_URL")
-        .env_remove("CALRY_DEFINITIONS");
-    let mut daemon = Daemon::start(command);
+    let mut daemon = world.configured_daemon(&format!(
+        "apiUrl: {}\nworkspaces:\n  - name: eu\n    definitions: definitions\n    apiKeyFile: key\n    apiKeyExpires: 2027-05-26\n",
+        world.sandbox.url()
+    ));
     daemon.line("reconciliation 1 ");
     let one = daemon.status();
     assert_eq!(one["apiKey"]["expires"], "2027-05-26");

@@ -371,21 +371,7 @@ fn each_workspace_of_a_daemon_has_its_own_history() {
         "apiUrl: {}\nstateDir: state\nworkspaces:\n  - name: eu\n    definitions: definitions\n    apiKeyFile: key\n",
         world.sandbox.url()
     );
-    fs::write(dir.join("config.yaml"), config).unwrap();
-    let mut command = world.command(&[
-        "run",
-        "--listen",
-        "127.0.0.1:0",
-        "--interval",
-        "1h",
-        "--config",
-        "config.yaml",
-    ]);
-    command
-        .env_remove("CALRY_API_KEY")
-        .env_remove("CALRY_API_URL")
-        .env_remove("CALRY_DEFINITIONS");
-    let mut daemon = Daemon::start(command);
+    let mut daemon = world.configured_daemon(&config);
     daemon.line("reconciliation 1 ");
     until("the event is written", || file(&world).exists());
     let asked = |args: &[&str]| {

@@ -12,19 +12,10 @@ use calry_gitops::model::{
 use calry_gitops::plan::{
     AppliedState, Context, LastApplied, PlanInput, RefreshedStep, Verdict, plan, refresh, verify,
 };
-use calry_gitops::sandbox::Config;
 use serde_json::json;
 
 fn world() -> World {
-    let world = World::with(
-        json!([live("HOSTAWAY", &["name"], &["rooms"])]),
-        Config::default(),
-    );
-    world.write(
-        "hostaway.yaml",
-        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n",
-    );
-    world
+    World::of_hostaway("[name, rooms]")
 }
 
 #[test]

@@ -6,23 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::support::{Daemon, Ran, World, live, repository, until};
+use crate::support::{Daemon, Ran, World, repository, until};
 use axum::http::{Method, StatusCode};
 use calry_gitops::render::status::text;
 use calry_gitops::report::status::{Status, schema};
-use calry_gitops::sandbox::{Config, Fault, FaultKind};
+use calry_gitops::sandbox::{Fault, FaultKind};
 use serde_json::{Value, json};
 
 fn world() -> World {
-    let world = World::with(
-        json!([live("HOSTAWAY", &["name"], &["rooms"])]),
-        Config::default(),
-    );
-    world.write(
-        "hostaway.yaml",
-        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n",
-    );
-    world
+    World::of_hostaway("[name]")
 }
 
 /// A daemon after its first reconciliation, which only files and requests trigger again.

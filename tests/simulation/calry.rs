@@ -340,14 +340,8 @@ impl World {
     /// Whether the workspace may be on hold by some clock, or was it a moment ago. The next reconciliation ends that.
     fn workspace_may_be_held(&self) -> bool {
         let later = SignedDuration::try_from(self.setting.interval * 2 + TIMEOUT).unwrap();
-        let alive = self
-            .processes
-            .iter()
-            .filter(|process| process.machine.is_alive());
-        let clocks =
-            alive.flat_map(|process| [process.machine.wall(), process.machine.wall_before()]);
         let minute = SignedDuration::from_mins(1);
-        clocks.chain([self.now()]).any(|now| {
+        self.clocks().chain([self.now()]).any(|now| {
             let in_hold = self.setting.holds.until.is_some_and(|until| {
                 (now - later).to_zoned(jiff::tz::TimeZone::UTC).date()
                     <= until.parse::<Date>().unwrap()
@@ -360,6 +354,13 @@ impl World {
         })
     }
 
+    /// The clocks of the running processes, and what they were before they jumped.
+    fn clocks(&self) -> impl Iterator<Item = Timestamp> {
+        let alive = self.processes.iter();
+        let alive = alive.filter(|process| process.machine.is_alive());
+        alive.flat_map(|process| [process.machine.wall(), process.machine.wall_before()])
+    }
+
     fn held(&self, spec: &FileSpec) -> Vec<bool> {
         let Some(until) = spec.hold else {
             return vec![false];
@@ -367,13 +368,7 @@ impl World {
         let until: Date = until.parse().unwrap();
         let minute = SignedDuration::from_mins(2);
         let now = self.now();
-        let alive = self
-            .processes
-            .iter()
-            .filter(|process| process.machine.is_alive());
-        let clocks =
-            alive.flat_map(|process| [process.machine.wall(), process.machine.wall_before()]);
-        clocks
+        self.clocks()
             .chain([now, now - minute])
             .map(|now| now.to_zoned(jiff::tz::TimeZone::UTC).date() <= until)
             .collect()

@@ -72,6 +72,28 @@ impl World {
         Self::new(Config { seed, ..config })
     }
 
+    /// A world of one provider whose file has these fields of its listing on. In Calry `name` is on and `rooms` off.
+    pub(crate) fn of_hostaway(listing: &str) -> Self {
+        let live = serde_json::json!([live("HOSTAWAY", &["name"], &["rooms"])]);
+        let world = Self::with(live, Config::default());
+        let text = format!("provider: HOSTAWAY\nfieldsToSync:\n  listing: {listing}\n");
+        world.write("hostaway.yaml", &text);
+        world
+    }
+
+    /// Starts a daemon with the settings of a configuration file only.
+    pub(crate) fn configured_daemon(&self, config: &str) -> Daemon {
+        let path = self.dir.path().join("config.yaml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = self.command(&["run", "--listen", "127.0.0.1:0", "--interval", "1h"]);
+        command
+            .args(["--config", "config.yaml"])
+            .env_remove("CALRY_API_KEY")
+            .env_remove("CALRY_API_URL")
+            .env_remove("CALRY_DEFINITIONS");
+        Daemon::start(command)
+    }
+
     pub(crate) fn definitions(&self) -> PathBuf {
         self.dir.path().join("definitions")
     }

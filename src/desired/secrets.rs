@@ -194,8 +194,12 @@ impl SecretSources {
 ///
 /// # Errors
 /// Why it cannot.
-pub(crate) fn check_possible(value: &Secret) -> Result<(), InvalidValue> {
-    check_value(value.expose()).map(drop)
+pub(crate) fn check_possible(value: &Secret) -> Result<(), SecretProblem> {
+    check_value(value.expose())?;
+    if value.expose().len() as u64 > MAX_SECRET {
+        return Err(SecretProblem::TooLarge);
+    }
+    Ok(())
 }
 
 fn check_secret(value: &str) -> Result<Secret, SecretProblem> {

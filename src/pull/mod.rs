@@ -580,6 +580,11 @@ impl<'a> FilePull<'a, '_> {
         }
         let emptied = live.is(&Secret::new("")) == Some(true);
         if wanted.references().next().is_some() && !emptied {
+            if let Some(why) = impossible(live) {
+                self.left_out
+                    .push(format!("{path}: the value in Calry {why}"));
+                return;
+            }
             self.needs
                 .extend(wanted.references().map(|secret| SecretUse {
                     secret: secret.clone(),
@@ -612,11 +617,9 @@ impl<'a> FilePull<'a, '_> {
         if live.is(&Secret::new("")) == Some(true) {
             return Some(NewValue::Empty);
         }
-        if let LiveValue::Value(value) = live
-            && let Err(problem) = check_possible(value)
-        {
+        if let Some(why) = impossible(live) {
             self.refused = Some(format!(
-                "is left as it is: the value of {} in Calry {problem}, which no secret can have; correct it in Calry",
+                "is left as it is: the value of {} in Calry {why}",
                 join_path(&["partnerKey", section.key(), name])
             ));
             return None;
@@ -754,4 +757,15 @@ impl<'a> FilePull<'a, '_> {
             );
         }
     }
+}
+
+/// Why no secret can have a live value, and what to do; `None` if one can.
+fn impossible(live: &LiveValue) -> Option<String> {
+    let LiveValue::Value(value) = live else {
+        return None;
+    };
+    let problem = check_possible(value).err()?;
+    Some(format!(
+        "{problem}, which no secret can have; correct it in Calry"
+    ))
 }

@@ -258,6 +258,31 @@ fn a_value_that_no_secret_can_have_is_named_and_nothing_refers_to_it() {
     assert!(!shown.contains("CALRY_SECRET_"), "{shown}");
 }
 
+#[test]
+fn an_existing_secret_is_never_asked_to_have_a_value_that_it_cannot_have() {
+    for (value, reason) in [
+        ("hun\u{85}ter2", "contains a line break"),
+        ("hunter2 ", "ends with a space"),
+        (&"hunter2".repeat(10_000), "is larger than 64 KiB"),
+    ] {
+        let definition = with_key("HOSTAWAY", json!({"headers": {"x-api-key": value}}));
+        let file =
+            "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: ${secret:api-key}\n";
+        let mut world = world(definition, file);
+        world.env("CALRY_SECRET_API_KEY", "before");
+        let ran = world.run(&["pull"]);
+        let shown = format!("{}{}", ran.out, ran.err);
+        let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        let sentence = format!("partnerKey.headers.x-api-key: the value in Calry {reason}");
+        assert!(
+            shown.contains(&sentence) && !shown.contains("hunter2"),
+            "{shown}"
+        );
+        assert!(!shown.contains("CALRY_SECRET_"), "{shown}");
+        assert_eq!(read(&world, "hostaway.yaml"), file);
+    }
+}
+
 // Into files that are there
 
 const OURS: &str = "\

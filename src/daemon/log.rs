@@ -46,6 +46,10 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
         }
         None => {}
     }
+    let news = report.findings.catalogue.notices.last();
+    if let Some(notice) = news.filter(|_| report.findings.catalogue.is_news) {
+        info!(names = notice.names, "{}", notice.sentence());
+    }
     if report.findings.key.is_news {
         key_expiry(&report.findings.key);
     }

@@ -1,4 +1,4 @@
-//! Stores for one loop which workspace it reconciled and what its observer has reported.
+//! Stores for one loop which workspace it reconciled, which names that has in Calry, and what its observer has reported.
 //!
 //! It is separate from the state file of the workspace, because it is needed before the workspace is read: it shows whether
 //! the API key still belongs to the same workspace, and whether a network failure was reported already.
@@ -14,9 +14,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
+use super::catalogue_memory::{CatalogueFindings, CatalogueMemory};
 use super::state_file::{self, PATIENCE, StateStore, rename_damaged};
 use crate::machine;
-use crate::model::{Workspace, hex};
+use crate::model::{LiveNames, Workspace, hex};
 use crate::reconcile::DefinitionsSource;
 
 /// A file of another version is renamed and not used.
@@ -75,6 +76,8 @@ struct Document {
     /// The owner of the file, for people.
     about: String,
     workspace: Option<LastWorkspace>,
+    #[serde(default)]
+    catalogue: CatalogueMemory,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     notified: Map<String, Value>,
 }
@@ -144,6 +147,7 @@ impl LoopFile {
             .for_each(|observer| observer.restore(&document.notified));
         let mut memory = self.memory.lock();
         memory.document.workspace = document.workspace.clone();
+        memory.document.catalogue = document.catalogue.clone();
         memory.document.notified = document.notified.clone();
         memory.written = Some(document);
     }
@@ -158,6 +162,17 @@ impl LoopFile {
             id: id.clone(),
             slug: slug.clone(),
         });
+    }
+
+    /// Learns the names that a workspace has in Calry. A standby is `quiet`.
+    pub(super) fn learn_catalogue(
+        &self,
+        workspace: &Workspace,
+        names: &LiveNames,
+        quiet: bool,
+    ) -> CatalogueFindings {
+        let mut memory = self.memory.lock();
+        memory.document.catalogue.learn(&workspace.id, names, quiet)
     }
 
     /// Writes the file if it changed. After a write error, a report may be repeated after a restart; the error is logged by the

@@ -2,6 +2,7 @@
 //!
 //! Never: end because a reconciliation failed. It returns no error here; failures are in its [`ReconciliationReport`].
 
+mod catalogue_memory;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod history_file;
@@ -36,6 +37,7 @@ use crate::reconcile::apply::UpdateResult;
 use crate::reconcile::{Failure, Source, apply};
 use crate::report::links::Links;
 
+pub use catalogue_memory::CatalogueFindings;
 pub use history_file::HistoryFile;
 use inputs::WatchedInputs;
 pub use leadership::{Leadership, Moment, Term};

@@ -237,6 +237,11 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
     if let Some(key) = api_key_status(&report.findings.key, now) {
         status.api_key = key;
     }
+    if report.result.plan().is_some() {
+        status
+            .catalogue
+            .clone_from(&report.findings.catalogue.notices);
+    }
     status.diagnostics = report.problems.iter().map(Into::into).collect();
     if let Some(plan) = report.result.plan() {
         let before = std::mem::take(&mut status.providers);

@@ -17,7 +17,7 @@ use super::inputs::WatchedInputs;
 use super::publisher::now;
 use super::trigger::{ApprovedDigest, TriggerQueue};
 use super::updates::{PATIENCE, UPDATE_PENDING, outdated_updates};
-use super::{BackedOff, LoopFile, LoopSettings, Memory};
+use super::{BackedOff, CatalogueFindings, LoopFile, LoopSettings, Memory};
 use crate::desired::definitions::{Loaded, Pin};
 use crate::desired::git::{CheckoutTrust, TrustedLoadError};
 use crate::live::{ApiKey, ExpiryError, KeyError, ReadCalry as _};
@@ -77,6 +77,10 @@ pub struct Findings {
     pub trust_changed: bool,
     pub fetch: FetchState,
     pub key: KeyFindings,
+    /// The names that appeared in Calry or vanished from it.
+    pub catalogue: CatalogueFindings,
+    /// The providers that have no file although `requireFiles` asks for one.
+    pub without_file: Vec<Provider>,
     /// The names of other entries of the configuration with the same Calry workspace.
     pub also: Vec<String>,
     pub also_changed: bool,
@@ -412,7 +416,12 @@ async fn attempt(
     };
     drop(planning);
     report_problems(memory, findings, &desired.loaded);
-    let Planned { mut plan, fetched } = planned?;
+    let Planned {
+        mut plan,
+        fetched,
+        names,
+        without_file,
+    } = planned?;
     plan.seal(settings.state.key());
     let claim = settings
         .slot
@@ -422,6 +431,11 @@ async fn attempt(
     findings.also_changed = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
     settings.loop_file.learn_workspace(&plan.workspace);
+    findings.without_file = without_file;
+    findings.catalogue =
+        settings
+            .loop_file
+            .learn_catalogue(&plan.workspace, &names, findings.standby);
     memory.learn_plan(&plan, &settings.source.only, settings.interval);
     if memory.violations != plan.violations {
         memory.violations.clone_from(&plan.violations);

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Live, Provider};
 
 /// The providers that Calry's public reference names (the update call's page, and AVANTIO, BOOM, ELINA, MR_ALFRED from
@@ -62,7 +64,8 @@ pub const KNOWN_LISTING_FIELDS: [&str; 26] = [
 /// The known names: providers, and the fields of each group.
 ///
 /// Groups and fields are not kept by provider: a file may name what a definition of another provider has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Catalogue {
     providers: BTreeSet<String>,
     groups: BTreeMap<String, BTreeSet<String>>,
@@ -103,6 +106,14 @@ impl Catalogue {
         self.providers.len()
             + self.groups.len()
             + self.groups.values().map(BTreeSet::len).sum::<usize>()
+    }
+
+    /// The bytes of all names.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let fields = self.groups.values().flatten();
+        let names = self.providers.iter().chain(self.groups.keys());
+        names.chain(fields).map(String::len).sum()
     }
 
     #[must_use]
@@ -198,6 +209,12 @@ impl LiveNames {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty() && !self.nameless
+    }
+
+    /// Whether there is a definition whose provider cannot be read.
+    #[must_use]
+    pub const fn has_nameless(&self) -> bool {
+        self.nameless
     }
 
     #[must_use]

@@ -57,12 +57,14 @@ pub enum Code {
     /// A hold whose last day has passed. Time causes it, not a commit, so `--strict` does not make it an error: that
     /// would exclude the provider just when its changes should resume.
     HoldOver,
+    /// A provider of the workspace without a file, although `requireFiles` asks for one.
+    NoFile,
     /// More problems than are listed.
     TooMany,
 }
 
 impl Code {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Unreadable,
         Self::Syntax,
         Self::UnknownKey,
@@ -80,6 +82,7 @@ impl Code {
         Self::AllOff,
         Self::Hold,
         Self::HoldOver,
+        Self::NoFile,
         Self::TooMany,
     ];
 
@@ -104,6 +107,7 @@ impl Code {
             Self::AllOff => "all-off",
             Self::Hold => "hold",
             Self::HoldOver => "hold-over",
+            Self::NoFile => "no-file",
             Self::TooMany => "too-many",
         }
     }

@@ -215,6 +215,7 @@ impl WorkspaceHistory {
                 EventKind::Recovered => HistoryKind::Recovered,
                 EventKind::Refused => HistoryKind::Refused,
                 EventKind::KeyExpiring => HistoryKind::KeyExpiring,
+                EventKind::CatalogueChanged => HistoryKind::CatalogueChanged,
                 // Each is an update, or a hold that was written when it began.
                 EventKind::Applied | EventKind::NotConverged | EventKind::HoldExpiring => continue,
             };

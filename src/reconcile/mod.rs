@@ -203,6 +203,10 @@ pub struct Planned {
     pub plan: Plan,
     /// When the live state was received.
     pub fetched: Instant,
+    /// The names in all live definitions.
+    pub names: LiveNames,
+    /// The providers that have no file although `requireFiles` asks for one.
+    pub without_file: Vec<Provider>,
 }
 
 /// Loads the files and fills their secrets in. The scrubber learns every value below `partnerKey`.
@@ -426,6 +430,8 @@ pub struct LiveState {
     pub nameless: Vec<String>,
     /// The names in all definitions, including those of other providers.
     pub names: LiveNames,
+    /// The providers that have no file although `requireFiles` asks for one.
+    pub without_file: Vec<Provider>,
 }
 
 /// The names in the definitions of a workspace.
@@ -471,6 +477,7 @@ pub fn check_live(source: &Source, loaded: &mut Loaded, listing: Listing) -> Liv
         unreadable.extend(unlisted);
     }
     unreadable.extend(loaded.check_live(&names));
+    let without_file = loaded.check_coverage(&names, &source.only);
     if source.strict {
         loaded.deny_warnings();
     }
@@ -481,6 +488,7 @@ pub fn check_live(source: &Source, loaded: &mut Loaded, listing: Listing) -> Liv
         unreadable,
         nameless: nameless.iter().map(ToString::to_string).collect(),
         names,
+        without_file,
     }
 }
 
@@ -499,7 +507,11 @@ pub async fn plan_workspace<R: ReadCalry>(
     let (workspace, listing, fetched) =
         fetch(reader, source.pins(&desired.loaded.pin), known).await?;
     let LiveState {
-        live, unreadable, ..
+        live,
+        unreadable,
+        names,
+        without_file,
+        nameless: _,
     } = check_live(source, &mut desired.loaded, listing);
     // Under --strict, a warning of the pin makes it invalid.
     source.pins(&desired.loaded.pin).check()?;
@@ -529,7 +541,12 @@ pub async fn plan_workspace<R: ReadCalry>(
     let files = desired.loaded.files.iter();
     let valid = files.filter_map(|file| file.desired.as_deref());
     plan.violations = desired.policies.check(&plan, valid, context.today);
-    Ok(Planned { plan, fetched })
+    Ok(Planned {
+        plan,
+        fetched,
+        names,
+        without_file,
+    })
 }
 
 /// Write access for an approved plan. It ends when a hold of the workspace begins that the approval does not cover.

@@ -119,7 +119,13 @@ const fn style(event: &HistoryEvent) -> Style {
         | (HistoryKind::Recovered, _) => GREEN,
         (HistoryKind::Update | HistoryKind::Failed | HistoryKind::Refused, _) => RED,
         (HistoryKind::Drift | HistoryKind::KeyExpiring, _) => YELLOW,
-        (HistoryKind::Approved | HistoryKind::Held | HistoryKind::Released, _) => Style::new(),
+        (
+            HistoryKind::Approved
+            | HistoryKind::Held
+            | HistoryKind::Released
+            | HistoryKind::CatalogueChanged,
+            _,
+        ) => Style::new(),
     }
 }
 

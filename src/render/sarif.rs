@@ -184,6 +184,10 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "The hold is over.",
             "Remove it, or set a later date: it has no effect any more.",
         ),
+        Code::NoFile => (
+            "A provider of the workspace has no file, and workspace.yaml requires one.",
+            "Run calry-gitops pull --only PROVIDER, or name the provider in unmanaged.",
+        ),
         Code::TooMany => (
             "The file has more problems than are shown.",
             "Fix those that are shown, and check the file again.",

@@ -223,6 +223,14 @@ fn write_facts(
             (None, None) => {}
         }
     }
+    for (at, notice) in workspace.catalogue.iter().rev().take(3).enumerate() {
+        let label = if at == 0 { "catalogue" } else { "" };
+        let age = human_duration(elapsed(notice.time, now));
+        fact(
+            label,
+            &format!("{}, {age} ago", printable(&notice.sentence())),
+        );
+    }
     if let Some(last) = &workspace.last_pass {
         let took = Duration::try_from_secs_f64(last.duration_seconds).unwrap_or_default();
         fact(

@@ -99,6 +99,8 @@ pub enum HistoryKind {
     Released,
     /// The API key ends soon, or has ended.
     KeyExpiring,
+    /// A provider, group or field appeared in Calry or vanished from it.
+    CatalogueChanged,
 }
 
 /// What wrote an event.

@@ -2,6 +2,7 @@
 //!
 //! Never: hold a value below `partnerKey`. The documents are made of types that have no way to show one.
 
+pub mod catalogue;
 pub mod consequences;
 pub mod health;
 pub mod history;

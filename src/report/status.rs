@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
+use super::catalogue::CatalogueNotice;
 use super::json;
 use super::links::Links;
 use super::plan::{
@@ -96,6 +97,9 @@ pub struct WorkspaceStatus {
     /// What the operator's policies deny in the last plan, or warn of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
+    /// The last changes of the catalogue, oldest first: providers, groups and fields that appeared in Calry or vanished.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub catalogue: Vec<CatalogueNotice>,
     /// The problems of the definition files.
     pub diagnostics: Vec<DiagnosticItem>,
     /// Earlier events, newest first.

@@ -1,6 +1,6 @@
 //! No name that is unknown is sent, what Calry added can be taught, and what Calry hides makes no name unknown.
 
-use crate::support::{World, live};
+use crate::support::{Daemon, World, live, until};
 use calry_gitops::sandbox::Config;
 use serde_json::{Value, json};
 
@@ -153,5 +153,162 @@ fn under_strict_a_pin_in_capitals_keeps_everything_from_being_written() {
             false,
             "{args:?}"
         );
+    }
+}
+
+// What appears in Calry, or vanishes
+
+fn of_guesty(workspace: &str) -> World {
+    let world = World::with(
+        json!([
+            live("GUESTY", &["name"], &["rooms"]),
+            live("TOKEET", &[], &["name"])
+        ]),
+        Config::default(),
+    );
+    world.write(
+        "guesty.yaml",
+        "provider: GUESTY\nfieldsToSync:\n  listing: [name]\n",
+    );
+    world.write(
+        "workspace.yaml",
+        &format!("slug: acme-production\n{workspace}"),
+    );
+    world
+}
+
+fn daemon(world: &World) -> Daemon {
+    let mut daemon = world.daemon(&["--interval", "1h", "--state-dir", "state"]);
+    daemon.line("reconciliation 1 ");
+    daemon
+}
+
+fn reconcile(daemon: &mut Daemon) {
+    daemon.signal("HUP");
+    daemon.line("(request)");
+}
+
+fn metric(daemon: &mut Daemon, name: &str) -> f64 {
+    let page = daemon.get("/metrics").body;
+    let line = page
+        .lines()
+        .find(|line| line.starts_with(&format!("{name}{{")));
+    line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn what_appears_in_calry_or_vanishes_is_reported_once() {
+    let world = of_guesty("");
+    let mut running = daemon(&world);
+    assert_eq!(running.status()["catalogue"], Value::Null);
+    world
+        .sandbox
+        .set_definition("BOOM", live("BOOM", &["name"], &["videoTour"]));
+    world.sandbox.remove_definition("TOKEET");
+    world.sandbox.modify("GUESTY", |live| {
+        live["fieldsToSync"]["rates"] = json!({"daily": false});
+    });
+    let sentence = "new in Calry: provider BOOM, field listing.videoTour, group rates; \
+                    gone from Calry: provider TOKEET";
+    running.signal("HUP");
+    running.line(sentence);
+    running.line("(request)");
+    reconcile(&mut running);
+    assert_eq!(running.count_lines("new in Calry"), 1);
+    let notices = running.status()["catalogue"].clone();
+    assert_eq!(notices.as_array().unwrap().len(), 1);
+    assert_eq!(
+        notices[0]["appeared"][0],
+        json!({"kind": "provider", "name": "BOOM"})
+    );
+    let changes = "calry_gitops_catalogue_changes_total";
+    assert_eq!(metric(&mut running, changes), 4.0);
+    assert!(
+        running
+            .get("/")
+            .body
+            .contains("New in Calry: provider BOOM")
+    );
+    let address = format!("http://{}", running.address());
+    world
+        .run(&["status", "--address", &address])
+        .exits(0)
+        .says("catalogue");
+    let reported = || {
+        let ran = world.run(&["history", "--state-dir", "state", "--format", "json"]);
+        let events = ran.exits(0).json()["events"].as_array().unwrap().clone();
+        let news = events.iter();
+        news.filter(|event| event["event"] == "catalogueChanged")
+            .count()
+    };
+    until("it is in the history", || reported() == 1);
+
+    // After a restart it is known, and what changed meanwhile is not missed.
+    drop(running);
+    world.sandbox.remove_definition("BOOM");
+    let mut restarted = world.daemon(&["--interval", "1h", "--state-dir", "state"]);
+    restarted.line("gone from Calry: provider BOOM, field listing.videoTour");
+    restarted.line("reconciliation 1 ");
+    assert_eq!(restarted.count_lines("new in Calry"), 0);
+    until("both are in the history", || reported() == 2);
+}
+
+#[test]
+fn with_require_files_a_provider_without_a_file_is_an_error_that_stops_no_other() {
+    let world = of_guesty("requireFiles: true\n");
+    let help = "run `calry-gitops pull --only TOKEET`, or add it to `unmanaged`";
+    let plan = world
+        .run(&["plan", "--format", "json"])
+        .exits(3)
+        .says("error[no-file]: TOKEET is in Calry and has no file")
+        .says(help)
+        .says("workspace.yaml:2:1")
+        .json();
+    assert_eq!(state(&plan, "GUESTY"), "inSync");
+    world.run(&["plan", "--only", "GUESTY"]).exits(0);
+    world.run(&["validate"]).exits(0);
+
+    world.sandbox.modify("GUESTY", |live| {
+        live["fieldsToSync"]["listing"]["name"] = json!(false);
+    });
+    let mut daemon = daemon(&world);
+    assert_eq!(
+        world.live("GUESTY")["fieldsToSync"]["listing"]["name"],
+        true
+    );
+    let without = "calry_gitops_providers_without_file";
+    assert_eq!(metric(&mut daemon, without), 1.0);
+    assert_eq!(daemon.count_lines("TOKEET is in Calry and has no file"), 1);
+    assert_eq!(daemon.status()["diagnostics"][0]["code"], "no-file");
+    until("it is in the history", || {
+        let ran = world.run(&["history", "--state-dir", "state"]);
+        ran.exits(0).out.contains("TOKEET")
+    });
+
+    world.write(
+        "workspace.yaml",
+        "slug: acme-production\nrequireFiles: true\nunmanaged: [TOKEET]\n",
+    );
+    reconcile(&mut daemon);
+    assert_eq!(metric(&mut daemon, without), 0.0);
+    world.run(&["plan"]).exits(0);
+}
+
+#[test]
+fn what_is_unmanaged_and_has_a_file_is_a_contradiction() {
+    let world = of_guesty("unmanaged: [GUESTY, TOKEET]\n");
+    let ran = world.run(&["validate"]).exits(3);
+    let ran = ran.says("error[invalid-value]: GUESTY has a file, and is not unmanaged");
+    assert!(!ran.err.contains("TOKEET"), "{}", ran.err);
+    for (bad, says) in [
+        ("unmanaged: GUESTY", "`unmanaged` must be a list"),
+        ("unmanaged: [guesty]", "error[invalid-value]"),
+        ("unmanaged: [TOKEET, BOOM, TOKEET]", "error[duplicate-key]"),
+        ("requireFiles: 'yes'", "`requireFiles` must be a boolean"),
+    ] {
+        of_guesty(&format!("{bad}\n"))
+            .run(&["validate"])
+            .exits(3)
+            .says(says);
     }
 }

@@ -687,3 +687,25 @@ fn it_cannot_give_a_signed_tag_to_another_name_or_commit() {
     once("the tag is not signed");
     assert!(checkout.world.updates().is_empty());
 }
+
+#[test]
+fn it_cannot_remove_a_file_unnoticed_if_every_provider_needs_one() {
+    let world = world();
+    world.write(
+        "workspace.yaml",
+        "slug: acme-production\nrequireFiles: true\n",
+    );
+    world.run(&["plan", "--secrets-unavailable"]).exits(0);
+    std::fs::remove_file(world.definitions().join("hostaway.yaml")).unwrap();
+    world.write("guesty.yaml", "provider: GUESTY\n");
+    for format in ["text", "json", "markdown", "github"] {
+        let ran = world.run(&["plan", "--format", format]).exits(3);
+        let shown = format!("{}{}", ran.out, ran.err);
+        assert!(
+            shown.contains("HOSTAWAY is in Calry and has no file"),
+            "{shown}"
+        );
+    }
+    world.run(&["apply", "--yes"]).exits(3);
+    assert_eq!(world.updates().len(), 0);
+}

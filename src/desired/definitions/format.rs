@@ -12,7 +12,10 @@ use super::definition::{
     MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name,
 };
 use super::edit::NewNode;
-use crate::model::{Catalogue, Desired, DesiredValue, Icon, KeySection, Slug, WorkspaceHolds};
+use super::workspace::MAX_UNMANAGED;
+use crate::model::{
+    Catalogue, Desired, DesiredValue, Icon, KeySection, Provider, Slug, WorkspaceHolds,
+};
 
 /// The file of the schema of a definition file, beside the files.
 pub const DEFINITION_SCHEMA: &str = "definition.schema.json";
@@ -196,13 +199,29 @@ pub fn workspace_schema() -> String {
             "additionalProperties": false,
         },
     });
+    let unmanaged = json!({
+        "description": "The providers that have no file on purpose.",
+        "type": "array",
+        "maxItems": MAX_UNMANAGED,
+        "uniqueItems": true,
+        "items": {"type": "string", "pattern": "^[A-Z][A-Z0-9_]*$", "maxLength": Provider::MAX_LEN},
+    });
     text(&json!({
         "$schema": DIALECT,
         "title": "Workspace",
         "description": "The workspace that the definitions of this directory are for. With an API key of another workspace, nothing \
                         is changed.",
         "type": "object",
-        "properties": {"slug": slug, "hold": hold_schema("all providers"), "freeze": freeze},
+        "properties": {
+            "slug": slug,
+            "hold": hold_schema("all providers"),
+            "freeze": freeze,
+            "unmanaged": unmanaged,
+            "requireFiles": {
+                "description": "Whether every provider of the workspace needs a file, except those of `unmanaged`.",
+                "type": "boolean",
+            },
+        },
         "required": ["slug"],
         "additionalProperties": false,
     }))

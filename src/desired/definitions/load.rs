@@ -4,7 +4,7 @@
 //!
 //! Never: use the network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,7 +121,7 @@ pub fn load_texts<'a>(files: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Lo
 /// A file, by its role.
 pub(crate) enum FileContent {
     Definition(Box<DefinitionFile>),
-    Workspace(Source, Option<WorkspaceFile>),
+    Workspace(Source, Option<Box<WorkspaceFile>>),
     Schema(Catalogue),
     /// A file that is not read, although its name suggests that it should be.
     LookAlike,
@@ -197,7 +197,10 @@ pub(crate) fn read_file(
             Err(_) => (None, Collected::default()),
         };
         let collected = tree.err().map(report_unreadable).unwrap_or(collected);
-        return (FileContent::Workspace(source, file), collected.diagnostics);
+        return (
+            FileContent::Workspace(source, file.map(Box::new)),
+            collected.diagnostics,
+        );
     }
     let read = match tree {
         Ok(tree) => definition::read_definition(&source, &tree),
@@ -386,6 +389,7 @@ impl Loaded {
         loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
         loaded.pin(pins);
         loaded.refuse_two_files_for_one_provider();
+        loaded.check_unmanaged();
         loaded.sort();
         loaded
     }
@@ -423,14 +427,14 @@ impl Loaded {
         });
     }
 
-    fn pin(&mut self, mut pins: Vec<(Source, Option<WorkspaceFile>)>) {
+    fn pin(&mut self, mut pins: Vec<(Source, Option<Box<WorkspaceFile>>)>) {
         self.pin = match (pins.pop(), pins.is_empty()) {
             (None, _) => Pin::None,
             (Some((_, None)), true) => Pin::Invalid,
             (Some((source, Some(file))), true) => {
                 let slug = file.slug.clone();
                 self.holds = file.holds.clone();
-                self.workspace = Some((source, file));
+                self.workspace = Some((source, *file));
                 Pin::Slug(slug)
             }
             (Some((source, _)), false) => {
@@ -560,6 +564,69 @@ impl Loaded {
                 }));
         }
         self.sort();
+    }
+
+    /// Reports what `unmanaged` names although it has a file.
+    fn check_unmanaged(&mut self) {
+        let Some((source, file)) = &self.workspace else {
+            return;
+        };
+        let with_file = self.providers_with_file();
+        let named = file.coverage.unmanaged.iter();
+        let contradicted = named.filter(|(provider, _)| with_file.contains(provider));
+        let problems: Vec<_> = contradicted
+            .map(|(provider, at)| {
+                let message = format!("{provider} has a file, and is not unmanaged");
+                let problem =
+                    source.diagnostic(Severity::Error, Code::InvalidValue, Some(*at), message);
+                let help = format!("remove {provider} from `unmanaged`, or remove its file");
+                Diagnostic {
+                    help: Some(help),
+                    ..problem
+                }
+            })
+            .collect();
+        self.diagnostics.extend(problems);
+    }
+
+    /// With `requireFiles`, reports the providers of the workspace that have no file and are not `unmanaged`. The other files
+    /// stay valid: what appears in Calry must not stop their updates. `only` are the selected providers; empty for all.
+    pub fn check_coverage(&mut self, live: &LiveNames, only: &[Provider]) -> Vec<Provider> {
+        let Some((source, file)) = &self.workspace else {
+            return Vec::new();
+        };
+        let Some(at) = file.coverage.required_at else {
+            return Vec::new();
+        };
+        let with_file = self.providers_with_file();
+        let live = live.readable().providers();
+        let uncovered: Vec<Provider> = live
+            .filter_map(|name| Provider::parse(name).ok())
+            .filter(|provider| only.is_empty() || only.contains(provider))
+            .filter(|provider| !with_file.contains(provider))
+            .filter(|provider| {
+                let mut unmanaged = file.coverage.unmanaged.iter();
+                !unmanaged.any(|(named, _)| named == provider)
+            })
+            .collect();
+        let mut problems = Collector::new(source, 0);
+        for provider in &uncovered {
+            let message = format!("{provider} is in Calry and has no file");
+            problems
+                .error(Code::NoFile, Some(at), message)
+                .help(format!(
+                    "run `calry-gitops pull --only {provider}`, or add it to `unmanaged`"
+                ));
+        }
+        let collected = problems.finish();
+        self.diagnostics.extend(collected.diagnostics);
+        self.sort();
+        uncovered
+    }
+
+    fn providers_with_file(&self) -> BTreeSet<&Provider> {
+        let files = self.files.iter();
+        files.filter_map(|file| file.provider.as_ref()).collect()
     }
 
     /// Every secret that was found and every value below `partnerKey`: what must be scrubbed from foreign texts.

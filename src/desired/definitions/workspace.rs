@@ -1,4 +1,5 @@
-//! Reads `workspace.yaml`: the workspace that the files are for, and when nothing may be written to it.
+//! Reads `workspace.yaml`: the workspace that the files are for, when nothing may be written to it, and which of its providers
+//! need a file.
 //!
 //! Times are RFC 3339, or local times of a named time zone. The rules of the time zones are compiled in: a window is the same
 //! on every machine, and no file is read for a name from a definition.
@@ -14,10 +15,13 @@ use super::definition::MAX_REASON;
 use super::reader::{Entry, Reader};
 use super::source::{Collected, Source};
 use super::yaml::{Node, Span, Tree, Value};
-use crate::model::{Code, FreezeWindow, Hold, Slug, WorkspaceHolds, printable};
+use crate::model::{Code, FreezeWindow, Hold, Provider, Slug, WorkspaceHolds, printable};
 
-const KEYS: [&str; 3] = ["slug", "hold", "freeze"];
+const KEYS: [&str; 5] = ["slug", "hold", "freeze", "unmanaged", "requireFiles"];
 const WINDOW_KEYS: [&str; 4] = ["from", "to", "timeZone", "reason"];
+
+/// The most providers that `unmanaged` names.
+pub(super) const MAX_UNMANAGED: usize = 1000;
 
 /// The longest name of a time zone, in bytes.
 const MAX_TIME_ZONE: usize = 64;
@@ -29,6 +33,16 @@ pub(crate) struct WorkspaceFile {
     pub(crate) holds: WorkspaceHolds,
     /// The span of `hold`.
     pub(crate) hold_at: Option<Span>,
+    pub(crate) coverage: Coverage,
+}
+
+/// Which providers of the workspace need a file.
+#[derive(Debug, Default)]
+pub(crate) struct Coverage {
+    /// The providers that have no file on purpose, each with its span.
+    pub(crate) unmanaged: Vec<(Provider, Span)>,
+    /// The span of `requireFiles`, if every other provider needs a file.
+    pub(crate) required_at: Option<Span>,
 }
 
 /// `None` if it has an error.
@@ -110,6 +124,7 @@ impl Reader<'_> {
         )?;
         let (mut slug, mut has_slug) = (None, false);
         let (mut holds, mut hold_at) = (WorkspaceHolds::default(), None);
+        let mut coverage = Coverage::default();
         for entry in &entries {
             match entry.name {
                 "slug" => {
@@ -127,6 +142,8 @@ impl Reader<'_> {
                     holds.hold = self.hold(entry);
                 }
                 "freeze" => holds.freeze = self.windows(entry),
+                "unmanaged" => coverage.unmanaged = self.unmanaged(entry),
+                "requireFiles" => coverage.required_at = self.require_files(entry),
                 _ => self.unknown_key(entry, "a workspace's pin", &KEYS),
             }
         }
@@ -139,7 +156,53 @@ impl Reader<'_> {
             slug: slug?,
             holds,
             hold_at,
+            coverage,
         })
+    }
+
+    fn unmanaged(&mut self, entry: &Entry<'_>) -> Vec<(Provider, Span)> {
+        let help = "write a list of providers, such as `[GUESTY, TOKEET]`, or remove it";
+        let Value::List(items) = &entry.value.value else {
+            self.wrong_type("`unmanaged`", entry.at, entry.value, "a list", Some(help));
+            return Vec::new();
+        };
+        if let Some(first) = items.get(MAX_UNMANAGED) {
+            let message = format!("`unmanaged` has more than {MAX_UNMANAGED} providers");
+            self.error(Code::InvalidValue, first.span, message)
+                .help("remove the providers that have a file");
+        }
+        let mut providers: Vec<(Provider, Span)> = Vec::new();
+        for item in items.iter().take(MAX_UNMANAGED) {
+            match item.text().map(Provider::parse) {
+                Some(Ok(provider)) => providers.push((provider, item.span)),
+                Some(Err(error)) => {
+                    self.error(Code::InvalidValue, item.span, error.to_string());
+                }
+                None => self.wrong_type("a provider", entry.at, item, "a string", Some(help)),
+            }
+        }
+        providers.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.start().cmp(&b.1.start())));
+        for pair in providers.windows(2) {
+            if let [(first, first_at), (second, at)] = pair
+                && first == second
+            {
+                self.duplicate(&second.to_string(), *at, *first_at);
+            }
+        }
+        providers
+    }
+
+    /// The span of `requireFiles` if it is `true`.
+    fn require_files(&mut self, entry: &Entry<'_>) -> Option<Span> {
+        match entry.value.value {
+            Value::Bool(required) => required.then_some(entry.at),
+            _ => {
+                let help = "write `true` or `false`, or remove it";
+                let what = "`requireFiles`";
+                self.wrong_type(what, entry.at, entry.value, "a boolean", Some(help));
+                None
+            }
+        }
     }
 
     fn windows(&mut self, entry: &Entry<'_>) -> Vec<FreezeWindow> {

@@ -190,6 +190,7 @@ const fn reason(kind: EventKind) -> (&'static str, bool) {
         EventKind::NotConverged => ("NotConverged", true),
         EventKind::HoldExpiring => ("HoldExpiring", false),
         EventKind::KeyExpiring => ("ApiKeyExpiring", true),
+        EventKind::CatalogueChanged => ("CatalogueChanged", false),
     }
 }
 

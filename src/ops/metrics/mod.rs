@@ -221,6 +221,18 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
     ),
     (
         Kind::Gauge,
+        "calry_gitops_providers_without_file",
+        "Providers of the workspace without a file, although workspace.yaml requires one.",
+        |one| one.without_file() as f64,
+    ),
+    (
+        Kind::Counter,
+        "calry_gitops_catalogue_changes_total",
+        "Providers, groups and fields that appeared in Calry or vanished from it.",
+        |one| one.reconciliations.catalogue_changes as f64,
+    ),
+    (
+        Kind::Gauge,
         "calry_gitops_failed_providers",
         "Providers whose last update failed.",
         |one| one.count(UpdateOutcome::Failed),

@@ -14,7 +14,7 @@ use crate::daemon::publisher::now;
 use crate::daemon::{LoopSettings, ReconciliationReport, StatusPublisher};
 use crate::desired::watch::WatchCounts;
 use crate::live::{Exchange, ExchangeOutcome, Observer};
-use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
+use crate::model::{Code, Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, PolicyAction, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::{ReconciliationOutcome, Trigger, UpdateOutcome, WorkspaceStatus};
@@ -82,6 +82,8 @@ pub(super) struct ReconciliationCounts {
     pub(super) by_result: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) took: Histogram<{ RECONCILIATION_BOUNDS.len() }>,
     pub(super) last_success: Option<Timestamp>,
+    /// How many names appeared in Calry or vanished from it.
+    pub(super) catalogue_changes: u64,
     /// Only those that git manages now, which bounds their number.
     pub(super) providers: BTreeMap<Provider, ProviderCounts>,
 }
@@ -140,6 +142,7 @@ impl WorkspaceMetrics {
             by_result: zeros.collect(),
             took: Histogram::new(&RECONCILIATION_BOUNDS),
             last_success: None,
+            catalogue_changes: 0,
             providers: BTreeMap::new(),
         };
         Self {
@@ -259,6 +262,9 @@ impl ReconciliationCounts {
         ) {
             self.last_success = Some(now);
         }
+        let catalogue = &report.findings.catalogue;
+        let news = catalogue.notices.last().filter(|_| catalogue.is_news);
+        self.catalogue_changes += news.map_or(0, |notice| notice.names as u64);
         if let Some(plan) = report.result.plan() {
             self.count_providers(plan, report);
         }
@@ -308,6 +314,14 @@ impl WorkspaceSample {
     pub(super) fn violations(&self, action: PolicyAction) -> f64 {
         let violations = self.status.violations.iter();
         violations.filter(|one| one.action == action).count() as f64
+    }
+
+    /// The number of providers that have no file although one is required.
+    pub(super) fn without_file(&self) -> usize {
+        let problems = self.status.diagnostics.iter();
+        problems
+            .filter(|problem| problem.code == Code::NoFile.as_str())
+            .count()
     }
 
     /// The number of providers whose last update ended like this.

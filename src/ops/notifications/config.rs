@@ -70,6 +70,8 @@ pub enum EventKind {
     HoldExpiring,
     /// The API key ends soon, or has ended.
     KeyExpiring,
+    /// A provider, group or field appeared in Calry or vanished from it.
+    CatalogueChanged,
 }
 
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Decides which results of a reconciliation are reported, each once. Pure: no clock, no I/O and no log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::civil::Date;
@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::config::{EventKind, Thresholds};
-use crate::daemon::{FetchState, ReconciliationReport, ReconciliationResult};
+use crate::daemon::{CatalogueFindings, FetchState, ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
 use crate::model::{Desired, HoldEnd, KeyStage, Provider, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
+use crate::report::catalogue::CatalogueKind;
 pub use crate::report::history::Subject;
 
 /// The number of providers that one notification lists; the others are counted.
@@ -66,6 +67,10 @@ pub struct ReportedState {
     holds: BTreeMap<String, Date>,
     /// The last day of the API key that was reported, and how urgent it was then.
     key: Option<(String, KeyReport)>,
+    /// The number of the last notice about the catalogue that was reported; `None` before the first reading.
+    catalogue: Option<u64>,
+    /// Providers that have no file although one is required.
+    without_file: BTreeSet<String>,
 }
 
 /// How urgent a reported key was. The later one is the greater one.
@@ -188,10 +193,13 @@ pub fn events(
     let kept = not_converged(memory, plan, updates, &mut recovered);
     let sentence = "Calry accepted the update but kept other values";
     push(EventKind::NotConverged, sentence, kept);
+    let without_file = without_file(memory, report, &mut recovered);
+    push(EventKind::Failed, "providers have no file", without_file);
     let failed = failing_providers(memory, report, plan, thresholds, &mut recovered);
     push(EventKind::Failed, "out of sync despite retries", failed);
     let ending = holds(memory, plan, thresholds, today);
     push(EventKind::HoldExpiring, "holds end soon", ending);
+    events.extend(catalogue_events(memory, report));
     if workspace_recovered || !recovered.is_empty() {
         let sentence = match workspace_recovered {
             true => "reconciliation recovered",
@@ -260,6 +268,48 @@ fn key_event(
             Vec::new(),
         )
     })
+}
+
+/// The notices about the catalogue that were not reported. None of those before the first report.
+fn catalogue_events(memory: &mut ReportedState, report: &ReconciliationReport) -> Vec<Event> {
+    let CatalogueFindings { notices, is_news } = &report.findings.catalogue;
+    let last = notices.last().map_or(0, |notice| notice.number);
+    let before = match memory.catalogue {
+        // Another workspace counts from one again.
+        Some(before) if before <= last => before,
+        _ => last - u64::from(*is_news),
+    };
+    memory.catalogue = Some(last);
+    let new = notices.iter().filter(|notice| notice.number > before);
+    new.map(|notice| {
+        let new_providers = notice.appeared.iter();
+        let subjects = new_providers
+            .filter(|name| name.kind == CatalogueKind::Provider)
+            .map(|name| subject(&name.name, &[], None));
+        event(
+            EventKind::CatalogueChanged,
+            reason(&notice.sentence()),
+            subjects.collect(),
+        )
+    })
+    .collect()
+}
+
+/// Providers without a file that were not reported.
+fn without_file(
+    memory: &mut ReportedState,
+    report: &ReconciliationReport,
+    recovered: &mut Vec<Subject>,
+) -> Vec<Subject> {
+    let detail = "workspace.yaml requires one, or an entry in `unmanaged`";
+    let providers = report.findings.without_file.iter();
+    let now: BTreeSet<String> = providers.map(ToString::to_string).collect();
+    let before = std::mem::replace(&mut memory.without_file, now);
+    let over = before.difference(&memory.without_file);
+    recovered.extend(over.map(|provider| subject(provider, &[], None)));
+    let new = memory.without_file.difference(&before);
+    new.map(|provider| subject(provider, &[], Some(detail)))
+        .collect()
 }
 
 /// What to do about a key that ends.

@@ -140,6 +140,7 @@ const fn icon(event: EventKind) -> &'static str {
         EventKind::Applied | EventKind::Recovered => "✅",
         EventKind::Failed | EventKind::Refused => "🛑",
         EventKind::NotConverged | EventKind::HoldExpiring | EventKind::KeyExpiring => "⚠",
+        EventKind::CatalogueChanged => "ℹ",
     }
 }
 

@@ -12,10 +12,11 @@ use crate::daemon::{FetchState, ReconciliationResult};
 use crate::desired::git::{
     CheckoutTrust, RefusedCheckout, SignatureError, TrustError, VerifiedObject,
 };
-use crate::model::{ActiveHold, FetchFailure, Hold, HoldScope};
+use crate::model::{ActiveHold, FetchFailure, Hold, HoldScope, Provider};
 use crate::plan::{Cause, Payload, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, Report};
+use crate::report::catalogue::CatalogueNotice;
 use crate::report::links::{Links, RepositoryUrl};
 use crate::report::status::RepositoryFailure;
 
@@ -220,6 +221,59 @@ fn standing_drift_is_reported_once_and_a_hold_before_its_end() {
     assert_eq!(held(date(2026, 11, 27)), []);
     // Another day is another hold.
     assert_eq!(held(date(2026, 11, 26)), [EventKind::HoldExpiring]);
+}
+
+#[test]
+fn a_catalogue_notice_is_reported_once_and_none_of_those_before_the_first_report() {
+    let numbered = |last: u64| -> Vec<CatalogueNotice> {
+        let notice = |number| CatalogueNotice {
+            number,
+            names: number as usize,
+            ..CatalogueNotice::default()
+        };
+        (1..=last).map(notice).collect()
+    };
+    let memory = &mut ReportedState::default();
+    let mut found = |last: u64, is_news| {
+        let mut report = report(applied(&[], &[]));
+        report.findings.catalogue.notices = numbered(last);
+        report.findings.catalogue.is_news = is_news;
+        let events = events(memory, &report, &Thresholds::default(), date(2026, 11, 29));
+        let kinds = events.iter().map(|one| one.kind);
+        assert!(
+            kinds
+                .clone()
+                .all(|kind| kind == EventKind::CatalogueChanged)
+        );
+        kinds.count()
+    };
+    assert_eq!(found(4, false), 0);
+    assert_eq!(found(4, false), 0);
+    assert_eq!(found(5, true), 1);
+    assert_eq!(found(5, false), 0);
+    // Two were found, and none was delivered before the process ended.
+    assert_eq!(found(7, false), 2);
+    // Another workspace counts from one.
+    assert_eq!(found(0, false), 0);
+    assert_eq!(found(1, true), 1);
+}
+
+#[test]
+fn a_provider_that_has_no_file_is_reported_once_and_so_is_its_end() {
+    let memory = &mut ReportedState::default();
+    let mut found = |providers: &[&str]| {
+        let mut report = report(applied(&[], &[]));
+        let named = providers.iter().map(|name| Provider::parse(name).unwrap());
+        report.findings.without_file = named.collect();
+        let events = events(memory, &report, &Thresholds::default(), date(2026, 11, 29));
+        let about = |event: Event| (event.kind, event.providers[0].provider.clone());
+        events.into_iter().map(about).collect::<Vec<_>>()
+    };
+    let named = |kind, provider: &str| vec![(kind, provider.to_owned())];
+    assert_eq!(found(&["B"]), named(EventKind::Failed, "B"));
+    assert_eq!(found(&["B"]), []);
+    assert_eq!(found(&["B", "C"]), named(EventKind::Failed, "C"));
+    assert_eq!(found(&["C"]), named(EventKind::Recovered, "B"));
 }
 
 #[test]

@@ -32,6 +32,7 @@ const GROUPS: usize = 8;
 const MAX_OPEN_CARDS: usize = 3;
 const PASSES: usize = 8;
 const RECENT_LINES: usize = 5;
+const NOTICES: usize = 3;
 const PROBLEMS: usize = 12;
 /// A list of at most this many is shown unfolded.
 const MAX_OPEN_ROWS: usize = 40;
@@ -619,6 +620,14 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     }
                 }
                 @if let Some(key) = &one.api_key { (key_facts(key, one, now)) }
+                @if !one.catalogue.is_empty() {
+                    dt { "Catalogue" }
+                    dd {
+                        @for notice in one.catalogue.iter().rev().take(NOTICES) {
+                            small { (capitalised(&safe(&notice.sentence(), ERROR))) ", " (ago(notice.time, now)) }
+                        }
+                    }
+                }
                 @if let Some(pass) = &one.last_pass {
                     dt { "Last reconciliation" }
                     dd { (outcome_badge(pass.result)) " " (ago(pass.began, now))

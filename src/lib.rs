@@ -24,10 +24,11 @@
 //! | `machine`, `model` | nothing |
 //! | `http` | `machine`, `model` |
 //! | `plan`, `sandbox` | `model` |
-//! | `desired::secrets` | `model`, `desired::definitions` |
-//! | `desired::watch` | `model`, `desired::definitions` |
-//! | `desired::definitions` | `model`, `desired::secrets` |
-//! | `desired::git` | `model`, `http`, `desired::definitions` |
+//! | `desired::encrypted` | `model` |
+//! | `desired::secrets` | `model`, `desired::definitions`, `desired::encrypted` |
+//! | `desired::watch` | `model`, `desired::definitions`, `desired::encrypted` |
+//! | `desired::definitions` | `model`, `desired::secrets`, `desired::encrypted` |
+//! | `desired::git` | `model`, `http`, `desired::definitions`, `desired::encrypted` |
 //! | `live` | `model`, `http` |
 //! | `policies` | `model`, `desired::definitions`, `plan` |
 //! | `reconcile` | `machine`, `model`, `http`, `desired`, `live`, `plan`, `policies` |

@@ -133,6 +133,20 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
                 "calry-gitops status --address https://calry.example.com --format json",
             ),
         ],
+        "encrypt" => &[
+            (
+                "Encrypt a secret; the value is asked for",
+                "calry-gitops encrypt hostaway-api-key",
+            ),
+            (
+                "Take the value from another program",
+                "pass calry/hostaway | calry-gitops encrypt hostaway-api-key",
+            ),
+            (
+                "After a change of secretRecipients in workspace.yaml",
+                "calry-gitops encrypt --again --age-identity-file identity.txt",
+            ),
+        ],
         "history" => &[
             (
                 "Show what the daemon did and found",

@@ -7,6 +7,7 @@ mod candidates;
 mod cluster;
 mod completions;
 mod config;
+mod encrypt;
 mod git_args;
 mod help;
 mod history;
@@ -131,6 +132,8 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Write definition files from the live state; changes nothing in Calry
     Pull(pull::PullArgs),
+    /// Encrypt a secret in git, to the recipients of workspace.yaml
+    Encrypt(encrypt::EncryptArgs),
     /// Show the status of a running daemon
     Status(status::StatusArgs),
     /// Print what happened to the workspaces of a daemon
@@ -200,6 +203,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run_daemon(&args, &output),
         Command::Snapshot(args) => once(&output, |output| block_on(snapshot::run(&args, output))),
         Command::Pull(args) => once(&output, |output| block_on(pull::run(&args, output))),
+        Command::Encrypt(args) => once(&output, |output| encrypt::run(&args, output)),
         Command::Status(args) => once(&output, |output| block_on(status::run(&args, output))),
         Command::History(args) => once(&output, |output| history::run(&args, output)),
         Command::Sandbox(args) => {

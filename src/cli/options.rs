@@ -150,6 +150,9 @@ struct ApiArgs {
     /// Directory of secrets, one file each; a secret without a file is read from the variable CALRY_SECRET_NAME
     #[arg(long, env = "CALRY_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
+    /// File with the age identities that decrypt the secrets beside the definitions (secrets/NAME.age)
+    #[arg(long, env = "CALRY_AGE_IDENTITY_FILE", value_name = "FILE")]
+    age_identity_file: Option<PathBuf>,
     /// Time limit of a reconciliation, retries included
     #[arg(long, env = "CALRY_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
@@ -419,15 +422,17 @@ impl LiveArgs {
         } else {
             None
         };
-        let mut secrets = SecretSources::new(api.secrets_dir.clone());
+        let mut secrets = SecretSources::new(api.secrets_dir.clone())
+            .with_identities(api.age_identity_file.clone());
         let (url, key, missing) = match &sandbox {
             Some(sandbox) => {
                 let key = KeySource::Variable(Some(Secret::new(sandbox.keys().write.clone())));
                 // With --secrets-unavailable the secrets stay missing; otherwise they get placeholders.
-                let missing = if missing == MissingSecrets::Error {
-                    MissingSecrets::Placeholder
-                } else {
-                    missing
+                let missing = match missing {
+                    MissingSecrets::Error | MissingSecrets::ErrorUnlessEncrypted => {
+                        MissingSecrets::Placeholder
+                    }
+                    MissingSecrets::Unavailable | MissingSecrets::Placeholder => missing,
                 };
                 if missing == MissingSecrets::Placeholder {
                     let secrets_of_sandbox = sandbox_secrets(&Seed::builtin());
@@ -553,7 +558,7 @@ pub(super) fn provider_of_file(path: &Path) -> Option<Provider> {
 }
 
 /// Parses a directory of definition files. A missing one is reported when it is read.
-fn definitions_directory(text: &str) -> Result<PathBuf, String> {
+pub(super) fn definitions_directory(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if !path.is_file() {
         return Ok(path);

@@ -119,7 +119,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     let missing = if args.secrets_unavailable {
         MissingSecrets::Unavailable
     } else {
-        MissingSecrets::Error
+        MissingSecrets::ErrorUnlessEncrypted
     };
     let mut setup = args.source.set_up(missing, output).await?;
     setup.source.base.clone_from(&args.base);

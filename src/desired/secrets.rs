@@ -1,5 +1,5 @@
 //! Finds secrets in a directory and in the environment, both of which only the operator sets: a definition file can
-//! name a secret, but not its source.
+//! name a secret, but not its source. Secrets that neither has may be encrypted beside the definitions.
 //!
 //! Never: repeat a value, or try the next source after an unusable value.
 
@@ -8,15 +8,19 @@ use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
 use super::definitions::directory::{FileError, read_regular_file, resolve_link};
+use super::encrypted::{
+    DIRECTORY, DecryptError, ENDING, EncryptedSecret, Identities, IdentityError,
+};
 use crate::model::{InvalidValue, Secret, SecretName, check_value, trim_value};
 
 /// The largest secret, in bytes.
-const MAX_SECRET: u64 = 64 << 10;
+pub(crate) const MAX_SECRET: u64 = 64 << 10;
 
 /// A directory of secrets (such as a mounted Kubernetes Secret), then the environment.
 pub struct SecretSources {
     directory: Option<PathBuf>,
     variable: Box<Environment>,
+    identity_file: Option<PathBuf>,
 }
 
 /// Looks a variable up.
@@ -26,6 +30,7 @@ impl fmt::Debug for SecretSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretSources")
             .field("directory", &self.directory)
+            .field("identity_file", &self.identity_file)
             .finish_non_exhaustive()
     }
 }
@@ -43,13 +48,28 @@ pub enum SecretError {
         name: SecretName,
         problem: FileError,
     },
-    #[error("secret `{name}` ({}) {problem}", describe_source(.name, *.from_file))]
+    #[error("secret `{name}` ({}) {problem}", describe_source(.name, *.from))]
     Value {
         name: SecretName,
-        /// Whether it is from a file, not from a variable.
-        from_file: bool,
+        from: SecretSource,
         problem: SecretProblem,
     },
+    #[error("secret `{name}` ({}) {problem}", describe_source(.name, SecretSource::Encrypted))]
+    Encrypted {
+        name: SecretName,
+        problem: DecryptError,
+    },
+}
+
+/// Where the value of a secret is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file of the secrets directory.
+    File,
+    /// A variable of the environment.
+    Variable,
+    /// An encrypted file beside the definitions.
+    Encrypted,
 }
 
 /// Why the value of a secret cannot be used.
@@ -76,16 +96,16 @@ impl SecretError {
     pub(super) const fn problem(&self) -> Option<SecretProblem> {
         match self {
             Self::Value { problem, .. } => Some(*problem),
-            Self::Directory { .. } | Self::File { .. } => None,
+            Self::Directory { .. } | Self::File { .. } | Self::Encrypted { .. } => None,
         }
     }
 }
 
-fn describe_source(name: &SecretName, from_file: bool) -> String {
-    if from_file {
-        "a file of the secrets directory".to_owned()
-    } else {
-        format!("the variable {}", name.variable())
+fn describe_source(name: &SecretName, from: SecretSource) -> String {
+    match from {
+        SecretSource::File => "a file of the secrets directory".to_owned(),
+        SecretSource::Variable => format!("the variable {}", name.variable()),
+        SecretSource::Encrypted => format!("{DIRECTORY}/{name}{ENDING}"),
     }
 }
 
@@ -96,7 +116,23 @@ impl SecretSources {
         Self {
             directory,
             variable: Box::new(|name| env::var_os(name)),
+            identity_file: None,
         }
+    }
+
+    /// The same, with a file of identities that can decrypt encrypted secrets.
+    #[must_use]
+    pub fn with_identities(self, identity_file: Option<PathBuf>) -> Self {
+        Self {
+            identity_file,
+            ..self
+        }
+    }
+
+    /// The file of identities; without one, nothing is decrypted.
+    #[must_use]
+    pub fn identity_file(&self) -> Option<&Path> {
+        self.identity_file.as_deref()
     }
 
     #[must_use]
@@ -121,22 +157,39 @@ impl SecretSources {
     /// # Errors
     /// [`SecretError`] if the first source that has it has an unusable value.
     pub fn find(&self, name: &SecretName) -> Result<Option<Secret>, SecretError> {
-        let (value, from_file) = match self.file(name)? {
-            Some(bytes) => (String::from_utf8(bytes).ok(), true),
+        let (value, from) = match self.file(name)? {
+            Some(bytes) => (String::from_utf8(bytes).ok(), SecretSource::File),
             None => match (self.variable)(&name.variable()) {
-                Some(value) => (value.into_string().ok(), false),
+                Some(value) => (value.into_string().ok(), SecretSource::Variable),
                 None => return Ok(None),
             },
         };
-        value
-            .ok_or(SecretProblem::NotText)
-            .and_then(|value| check_secret(&value))
-            .map(Some)
-            .map_err(|problem| SecretError::Value {
+        check_found(name, value, from).map(Some)
+    }
+
+    /// The value of an encrypted secret.
+    ///
+    /// # Errors
+    /// [`SecretError::Encrypted`] if it cannot be decrypted, [`SecretError::Value`] if the value cannot be used.
+    pub(crate) fn decrypt(
+        name: &SecretName,
+        secret: &EncryptedSecret,
+        identities: Result<&Identities, &IdentityError>,
+    ) -> Result<Secret, SecretError> {
+        let failed = |problem| SecretError::Encrypted {
+            name: name.clone(),
+            problem,
+        };
+        let identities = identities.map_err(|error| failed(error.clone().into()))?;
+        let from = SecretSource::Encrypted;
+        match secret.decrypt(identities, MAX_SECRET).map_err(failed)? {
+            Some(bytes) => check_found(name, String::from_utf8(bytes).ok(), from),
+            None => Err(SecretError::Value {
                 name: name.clone(),
-                from_file,
-                problem,
-            })
+                from,
+                problem: SecretProblem::TooLarge,
+            }),
+        }
     }
 
     /// Advice on where to put a secret.
@@ -179,7 +232,7 @@ impl SecretSources {
             Err(FileError::Gone) => Ok(None),
             Err(FileError::TooLarge(_)) => Err(SecretError::Value {
                 name: name.clone(),
-                from_file: true,
+                from: SecretSource::File,
                 problem: SecretProblem::TooLarge,
             }),
             Err(problem) => Err(SecretError::File {
@@ -200,6 +253,21 @@ pub(crate) fn check_possible(value: &Secret) -> Result<(), SecretProblem> {
         return Err(SecretProblem::TooLarge);
     }
     Ok(())
+}
+
+fn check_found(
+    name: &SecretName,
+    value: Option<String>,
+    from: SecretSource,
+) -> Result<Secret, SecretError> {
+    value
+        .ok_or(SecretProblem::NotText)
+        .and_then(|value| check_secret(&value))
+        .map_err(|problem| SecretError::Value {
+            name: name.clone(),
+            from,
+            problem,
+        })
 }
 
 fn check_secret(value: &str) -> Result<Secret, SecretProblem> {

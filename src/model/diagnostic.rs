@@ -59,12 +59,14 @@ pub enum Code {
     HoldOver,
     /// A provider of the workspace without a file, although `requireFiles` asks for one.
     NoFile,
+    /// An encrypted secret that is not encrypted to exactly the recipients of `workspace.yaml`.
+    Recipients,
     /// More problems than are listed.
     TooMany,
 }
 
 impl Code {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Unreadable,
         Self::Syntax,
         Self::UnknownKey,
@@ -83,6 +85,7 @@ impl Code {
         Self::Hold,
         Self::HoldOver,
         Self::NoFile,
+        Self::Recipients,
         Self::TooMany,
     ];
 
@@ -108,6 +111,7 @@ impl Code {
             Self::Hold => "hold",
             Self::HoldOver => "hold-over",
             Self::NoFile => "no-file",
+            Self::Recipients => "recipients",
             Self::TooMany => "too-many",
         }
     }

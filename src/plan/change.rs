@@ -47,6 +47,8 @@ pub enum KeyChange {
     Masked,
     /// This branch wrote another value, and the live one is unknown here.
     Unresolved,
+    /// This branch encrypted another value, which cannot be decrypted here.
+    Encrypted,
 }
 
 /// A value that may be shown.

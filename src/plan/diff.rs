@@ -383,15 +383,22 @@ fn compare(
                 }
                 MaskedValues::JustSent => true,
             };
-            let rewritten =
-                |name: &str| base.is_some_and(|base| base.rewrites(section, name, desired));
+            let uncompared = |name: &str, value: &DesiredValue| {
+                let base = base?;
+                if base.rewrites(section, name, desired) {
+                    Some(KeyChange::Unresolved)
+                } else {
+                    base.changes_secret_of(value)
+                        .then_some(KeyChange::Encrypted)
+                }
+            };
             let live = live.partner_key.section(section);
             compare_section(
                 section,
                 wanted,
                 live,
                 is_behind_mask,
-                rewritten,
+                uncompared,
                 &mut changes,
                 &mut unresolved,
             );
@@ -439,7 +446,7 @@ fn compare_section(
     wanted: &BTreeMap<String, DesiredValue>,
     live: Option<&BTreeMap<String, LiveValue>>,
     is_behind_mask: impl Fn(&str, &Secret) -> bool,
-    rewritten: impl Fn(&str) -> bool,
+    uncompared: impl Fn(&str, &DesiredValue) -> Option<KeyChange>,
     changes: &mut Vec<Change>,
     unresolved: &mut Vec<UnresolvedValue>,
 ) {
@@ -468,9 +475,7 @@ fn compare_section(
         }
         let change = match (now.as_slice(), &value.value) {
             ([], _) => Some(KeyChange::Added),
-            (_, None) | ([(_, LiveValue::Withheld)], _) => {
-                rewritten(name).then_some(KeyChange::Unresolved)
-            }
+            (_, None) | ([(_, LiveValue::Withheld)], _) => uncompared(name, value),
             ([(_, now @ (LiveValue::Mask | LiveValue::MaybeMask(_)))], Some(wanted)) => {
                 (now.is(wanted) != Some(true) && !is_behind_mask(name, wanted))
                     .then_some(KeyChange::Masked)

@@ -3,7 +3,7 @@
 //! A change was due before the branch if the base already wanted the same value. Otherwise it belongs to the branch,
 //! also if the base had the provider on hold or did not manage it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::civil::Date;
@@ -12,7 +12,7 @@ use super::{Change, Loosening, PinChange, PlanEntry, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Desired, KeySection, Provider};
+use crate::model::{Desired, DesiredValue, KeySection, Provider, SecretName};
 
 /// Where a change comes from.
 #[derive(
@@ -41,6 +41,8 @@ pub struct BranchBase {
     pub pin: Option<PinChange>,
     /// What this branch adds to the hold and the freeze windows of the workspace.
     pub holds: Vec<Loosening>,
+    /// The encrypted secrets whose files this branch added, changed or removed.
+    pub changed_secrets: BTreeSet<SecretName>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,7 +69,7 @@ impl BranchBase {
         let base = base
             .filter(|base| held || !base.hold.as_ref().is_some_and(|hold| hold.in_force(today)));
         let origin = |change| match base {
-            Some(base) if wanted_before(change, base, desired) => Origin::Drift,
+            Some(base) if self.wanted_before(change, base, desired) => Origin::Drift,
             _ => Origin::Branch,
         };
         changes.iter().map(origin).collect()
@@ -81,21 +83,38 @@ impl BranchBase {
             .and_then(|base| base.desired.as_deref());
         base.is_none_or(|base| !same_value(section, name, base, desired))
     }
-}
 
-fn wanted_before(change: &Change, base: &Desired, desired: &Desired) -> bool {
-    match change {
-        Change::Icon { .. } => base.icon == desired.icon,
-        Change::Field {
-            group,
-            field,
-            after,
-            ..
-        } => base
-            .fields
-            .get(group)
-            .is_some_and(|on| on.contains(field) == *after),
-        Change::Key { section, name, .. } => same_value(*section, name, base, desired),
+    /// Whether this branch wrote another encrypted secret that a value refers to.
+    pub(super) fn changes_secret_of(&self, value: &DesiredValue) -> bool {
+        value
+            .references()
+            .any(|name| self.changed_secrets.contains(name))
+    }
+
+    fn wanted_before(&self, change: &Change, base: &Desired, desired: &Desired) -> bool {
+        match change {
+            Change::Icon { .. } => base.icon == desired.icon,
+            Change::Field {
+                group,
+                field,
+                after,
+                ..
+            } => base
+                .fields
+                .get(group)
+                .is_some_and(|on| on.contains(field) == *after),
+            Change::Key {
+                section,
+                name,
+                secrets,
+                ..
+            } => {
+                same_value(*section, name, base, desired)
+                    && !secrets
+                        .iter()
+                        .any(|name| self.changed_secrets.contains(name))
+            }
+        }
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) struct ChangeFacts {
     after: Option<PlainValue>,
     /// Whether a field that is on goes off.
     switches_off: bool,
-    /// `added`, `removed`, `changed`, `masked` or `unresolved`; null unless `kind` is `key`.
+    /// `added`, `removed`, `changed`, `masked`, `unresolved` or `encrypted`; null unless `kind` is `key`.
     change: Option<KeyChange>,
     secrets: Vec<String>,
     /// `branch` or `drift`; null without `--base`.

@@ -17,6 +17,7 @@ use crate::desired::definitions::{
     self, DefinitionFile, Edit, FileWrite, Loaded, MAX_PARAMETERS, NewValue, Pin, WriteEffect,
     is_field_name, is_group_name, is_parameter_name,
 };
+use crate::desired::encrypted::EncryptedSecrets;
 use crate::desired::secrets::{SecretSources, check_possible};
 use crate::model::{
     Catalogue, Desired, DesiredValue, FieldSet, Icon, KeySection, Live, LiveValue, Provider,
@@ -32,11 +33,12 @@ pub struct SecretNames {
 }
 
 impl SecretNames {
-    /// Excludes the names that the files of a directory refer to.
+    /// Excludes the names that the files of a directory refer to, and those of its encrypted secrets.
     #[must_use]
     pub fn of(loaded: &Loaded) -> Self {
+        let names = loaded.references().chain(loaded.encrypted.files.keys());
         Self {
-            taken: loaded.references().map(SecretName::variable).collect(),
+            taken: names.map(SecretName::variable).collect(),
         }
     }
 
@@ -150,6 +152,7 @@ pub fn prepare(
     let mut needed_secrets = NeededSecrets {
         names,
         sources,
+        encrypted: &loaded.encrypted,
         needed: BTreeMap::new(),
     };
     let files_by_provider = by_provider(loaded);
@@ -340,6 +343,7 @@ fn prepare_file(
 struct NeededSecrets<'a> {
     names: SecretNames,
     sources: &'a SecretSources,
+    encrypted: &'a EncryptedSecrets,
     needed: BTreeMap<SecretName, NeededSecret>,
 }
 
@@ -565,6 +569,10 @@ impl<'a> FilePull<'a, '_> {
         let path = join_path(&["partnerKey", section.key(), name]);
         let Some(value) = &wanted.value else {
             for secret in wanted.references() {
+                // Without an identity, its value is unknown, and not missing.
+                if self.needed_secrets.encrypted.files.contains_key(secret) {
+                    continue;
+                }
                 if !matches!(self.needed_secrets.sources.find(secret), Ok(Some(_))) {
                     self.needs.push(SecretUse {
                         secret: secret.clone(),

@@ -304,6 +304,7 @@ fn base(
         Pin::Invalid => Vec::new(),
         Pin::None | Pin::Slug(_) => find_added_holds(&before.holds, &loaded.holds, machine::now()),
     };
+    let changed_secrets = loaded.encrypted.changed_since(&before.encrypted);
     let counts = |provider: &Provider| only.is_empty() || only.contains(provider);
     let files = before.files.into_iter().filter_map(|file| {
         let provider = file.provider.filter(counts)?;
@@ -315,6 +316,7 @@ fn base(
         desired: files.collect(),
         pin,
         holds,
+        changed_secrets,
     })
 }
 

@@ -93,8 +93,8 @@ fn write_secrets(out: &mut String, pull: &Pull) {
         (
             false,
             "Secrets that were not found",
-            "Put each into a file of its name in --secrets-dir, or into the variable. Until then, \
-             plan --secrets-unavailable compares the rest.",
+            "Put each into a file of its name in --secrets-dir, into the variable, or beside the files with \
+             `calry-gitops encrypt NAME`. Until then, plan --secrets-unavailable compares the rest.",
         ),
         (
             true,

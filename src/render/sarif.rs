@@ -188,6 +188,10 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "A provider of the workspace has no file, and workspace.yaml requires one.",
             "Run calry-gitops pull --only PROVIDER, or name the provider in unmanaged.",
         ),
+        Code::Recipients => (
+            "The secret is not encrypted to exactly the recipients of workspace.yaml.",
+            "Run calry-gitops encrypt --again with an identity that can decrypt it.",
+        ),
         Code::TooMany => (
             "The file has more problems than are shown.",
             "Fix those that are shown, and check the file again.",

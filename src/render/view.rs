@@ -308,9 +308,11 @@ impl<'a> View<'a> {
         };
         let shown = match change {
             KeyChange::Masked => "(sensitive, masked by Calry)",
-            KeyChange::Added | KeyChange::Removed | KeyChange::Changed | KeyChange::Unresolved => {
-                "(sensitive, live)"
-            }
+            KeyChange::Added
+            | KeyChange::Removed
+            | KeyChange::Changed
+            | KeyChange::Unresolved
+            | KeyChange::Encrypted => "(sensitive, live)",
         };
         for (spelled, value) in self
             .partner_key

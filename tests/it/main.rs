@@ -20,6 +20,7 @@ mod catalogue;
 mod cli;
 mod config;
 mod daemon;
+mod encrypted;
 mod expiry;
 mod faults;
 mod formats;

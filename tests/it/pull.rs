@@ -363,8 +363,9 @@ fn only_what_a_file_manages_is_taken_over_and_the_rest_of_it_stays_as_it_is() {
         HOSTAWAY partnerKey.headers.x-more
       nobody-knows  CALRY_SECRET_NOBODY_KNOWS
         HOSTAWAY partnerKey.headers.x-unknown
-      Put each into a file of its name in --secrets-dir, or into the variable. Until
-      then, plan --secrets-unavailable compares the rest.
+      Put each into a file of its name in --secrets-dir, into the variable, or
+      beside the files with `calry-gitops encrypt NAME`. Until then, plan
+      --secrets-unavailable compares the rest.
 
     Secrets with another value in Calry
       api-key  CALRY_SECRET_API_KEY

@@ -10,6 +10,9 @@ use crate::support::documents::{code_spans, rows, tests_of};
 use crate::support::git_server::GitServer;
 use crate::support::openpgp::with_signature;
 use crate::support::{Checkout, Ran, Signer, World, live, outside_code, repository};
+use age::secrecy::ExposeSecret as _;
+use calry_gitops::desired::encrypted::{EncryptedSecret, Recipient};
+use calry_gitops::model::Secret;
 use calry_gitops::sandbox::Config;
 use serde_json::json;
 
@@ -686,6 +689,40 @@ fn it_cannot_give_a_signed_tag_to_another_name_or_commit() {
     tag("v2", &|_| String::new());
     once("the tag is not signed");
     assert!(checkout.world.updates().is_empty());
+}
+
+#[test]
+fn it_cannot_read_an_encrypted_secret_or_add_itself_to_its_recipients() {
+    let world = world();
+    let [operator, attacker] = [(), ()].map(|()| age::x25519::Identity::generate());
+    let [own, added] = [&operator, &attacker].map(|key| key.to_public().to_string());
+    let value = Secret::new(CANARY);
+    let recipient = Recipient::parse(&own).unwrap();
+    let encrypted = EncryptedSecret::encrypt(&value, &[recipient].into()).unwrap();
+    let secrets = world.definitions().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("hostaway-key.age"), encrypted.bytes()).unwrap();
+    let file = |text: &str| world.dir.path().join(text).display().to_string();
+    let identity = file("identity.txt");
+    std::fs::write(&identity, operator.to_string().expose_secret()).unwrap();
+    world.write(
+        "workspace.yaml",
+        &format!("slug: acme-production\nsecretRecipients: [{own}, {added}]\n"),
+    );
+    // Elsewhere than below partnerKey, a reference is text.
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nicon: https://x.example/${secret:hostaway-key}\npartnerKey:\n  headers:\n    \
+         x-api-key: ${secret:hostaway-key}\n",
+    );
+    let again = ["encrypt", "--again", "--age-identity-file", &identity];
+    let asked = world.run(&again).exits(1).says(&format!("{added}  (new)"));
+    shows_no_canary(&[asked]);
+    shows_no_canary(&everything(&world));
+    let with = ["plan", "-vv", "--age-identity-file", &identity];
+    shows_no_canary(&[world.run(&with)]);
+    let unchanged = std::fs::read(secrets.join("hostaway-key.age")).unwrap();
+    assert_eq!(unchanged, encrypted.bytes());
 }
 
 #[test]

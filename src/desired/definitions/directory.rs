@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use super::format::DEFINITION_SCHEMA;
+use crate::desired::encrypted;
 use crate::model::{LastLink, open_without_waiting, printable, read_at_most};
 
 /// The largest definition file, in bytes.
@@ -18,6 +19,8 @@ pub(crate) const MAX_FILE: u64 = 1 << 20;
 pub(crate) const MAX_TOTAL: u64 = 64 << 20;
 /// The most entries of a directory.
 const MAX_ENTRIES: usize = 50_000;
+/// The most encrypted secrets.
+pub(crate) const MAX_ENCRYPTED_FILES: usize = 1_000;
 /// How often a directory is read that changes meanwhile.
 const ATTEMPTS: usize = 3;
 
@@ -49,6 +52,8 @@ pub enum DirectoryError {
     },
     #[error("the definitions directory {} has more than {MAX_ENTRIES} entries; is it the right directory?", .0.display())]
     TooManyEntries(PathBuf),
+    #[error("the definitions directory {} has more than {MAX_ENCRYPTED_FILES} encrypted secrets; is it the right directory?", .0.display())]
+    TooManyEncrypted(PathBuf),
     #[error("the files of the definitions directory {} are larger than {} MiB in total; is it the right directory?", .0.display(), MAX_TOTAL >> 20)]
     TooLarge(PathBuf),
     #[error("the definitions directory {} was replaced during each of {ATTEMPTS} attempts to read it", .0.display())]
@@ -137,7 +142,8 @@ fn attempt<T: Send>(
 
     let total = AtomicU64::new(0);
     let make = |entry: &FileEntry| {
-        if LookAlike::of(&entry.name).is_some() {
+        let is_encrypted = encrypted_file(&entry.name).is_some();
+        if !is_encrypted && LookAlike::of(&entry.name).is_some() {
             return ReadFile {
                 result: each(&entry.name.to_string_lossy(), Ok(Vec::new())),
                 link: None,
@@ -218,11 +224,17 @@ fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
         let kind = entry.file_type().ok();
         if is_input(&name) {
             entries.push(FileEntry { name, kind });
+        } else if name == encrypted::DIRECTORY {
+            entries.extend(list_encrypted(root, named)?);
+            entries.extend(definition_below(&entry.path(), &name, &mut below));
         } else if kind.is_some_and(|kind| kind.is_dir()) && !is_hidden(&name) {
             entries.extend(definition_below(&entry.path(), &name, &mut below));
         }
     }
-    if entries.is_empty() {
+    if entries
+        .iter()
+        .all(|entry| encrypted_file(&entry.name).is_some())
+    {
         return Err(DirectoryError::Empty {
             directory: named.to_owned(),
             look_alikes: Vec::new(),
@@ -230,6 +242,47 @@ fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// The encrypted secrets of a directory, and the record of their recipients. A link is followed within the directory only.
+fn list_encrypted(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
+    let Ok(directory) = resolve_link(root, encrypted::DIRECTORY) else {
+        return Ok(Vec::new());
+    };
+    // What cannot be listed has no secret, and each file that refers to one says so.
+    let Ok(listed) = fs::read_dir(directory) else {
+        return Ok(Vec::new());
+    };
+    let names = listed
+        .take(MAX_ENTRIES)
+        .flatten()
+        .map(|entry| entry.file_name());
+    let names: Vec<OsString> = names
+        .filter(|name| is_encrypted(name))
+        .map(|name| Path::new(encrypted::DIRECTORY).join(name).into())
+        .collect();
+    if names.len() > MAX_ENCRYPTED_FILES {
+        return Err(DirectoryError::TooManyEncrypted(named.to_owned()));
+    }
+    // Each is resolved like a link, because the directory may be one.
+    let entry = |name| FileEntry { name, kind: None };
+    Ok(names.into_iter().map(entry).collect())
+}
+
+/// Whether a name in the directory of encrypted secrets is an input.
+pub(crate) fn is_encrypted(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    !is_hidden(name)
+        && (name == encrypted::RECORD_FILE || bytes.ends_with(encrypted::ENDING.as_bytes()))
+}
+
+/// The name of an input in the directory of encrypted secrets; `None` for any other path.
+pub(crate) fn encrypted_file(path: &OsStr) -> Option<&str> {
+    let name = path
+        .to_str()?
+        .strip_prefix(encrypted::DIRECTORY)?
+        .strip_prefix('/')?;
+    (!name.contains('/') && is_encrypted(OsStr::new(name))).then_some(name)
 }
 
 /// The end of the message about a directory without definition files.

@@ -13,6 +13,7 @@ use super::definition::{
 };
 use super::edit::NewNode;
 use super::workspace::MAX_UNMANAGED;
+use crate::desired::encrypted::MAX_RECIPIENTS;
 use crate::model::{
     Catalogue, Desired, DesiredValue, Icon, KeySection, Provider, Slug, WorkspaceHolds,
 };
@@ -217,6 +218,12 @@ pub fn workspace_schema() -> String {
             "hold": hold_schema("all providers"),
             "freeze": freeze,
             "unmanaged": unmanaged,
+            "secretRecipients": {
+                "description": "The public keys to which the secrets in `secrets` are encrypted, in the form of age.",
+                "type": "array",
+                "maxItems": MAX_RECIPIENTS,
+                "items": {"type": "string", "pattern": "^age1[02-9ac-hj-np-z]{58}$"},
+            },
             "requireFiles": {
                 "description": "Whether every provider of the workspace needs a file, except those of `unmanaged`.",
                 "type": "boolean",

@@ -21,6 +21,10 @@ use super::source::{Collected, Collector, Source};
 use super::workspace::{WorkspaceFile, ended_hold, read_workspace};
 use super::write::FileWrite;
 use super::yaml::Span;
+use crate::desired::encrypted::{
+    DIRECTORY, ENDING, EncryptedSecret, EncryptedSecrets, MAX_ENCRYPTED, RECORD_FILE, Recipient,
+    RecipientRecord, secret_of_file,
+};
 use crate::model::{
     Catalogue, Code, Desired, Diagnostic, Excerpt, Hold, KeySection, LiveNames, PartnerKey,
     Provider, Secret, SecretName, Severity, Slug, WorkspaceHolds, printable,
@@ -34,6 +38,8 @@ pub struct Loaded {
     pub pin: Pin,
     /// When nothing may be written, by `workspace.yaml`.
     pub holds: WorkspaceHolds,
+    /// The encrypted secrets beside the files.
+    pub encrypted: EncryptedSecrets,
     /// `workspace.yaml`, if it is valid.
     workspace: Option<(Source, WorkspaceFile)>,
     /// The definition files, sorted by name.
@@ -73,6 +79,8 @@ pub struct DefinitionFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingSecrets {
     Error,
+    /// An error, unless it is encrypted and there is no identity: then its value stays unknown.
+    ErrorUnlessEncrypted,
     /// The value stays unknown; it is resolved where the plan is applied.
     Unavailable,
     /// The value is a stand-in: `sandbox-NAME`.
@@ -123,6 +131,9 @@ pub(crate) enum FileContent {
     Definition(Box<DefinitionFile>),
     Workspace(Source, Option<Box<WorkspaceFile>>),
     Schema(Catalogue),
+    /// An encrypted secret; `None` if it cannot be used.
+    Encrypted(SecretName, Option<EncryptedSecret>),
+    Record(RecipientRecord),
     /// A file that is not read, although its name suggests that it should be.
     LookAlike,
 }
@@ -132,6 +143,9 @@ pub(crate) fn read_file(
     name: &str,
     content: Result<Vec<u8>, FileError>,
 ) -> (FileContent, Vec<Diagnostic>) {
+    if let Some(file) = directory::encrypted_file(OsStr::new(name)) {
+        return read_encrypted(name, file, content);
+    }
     if let Some(look_alike) = LookAlike::of(OsStr::new(name)) {
         return (
             FileContent::LookAlike,
@@ -224,6 +238,51 @@ pub(crate) fn read_file(
         FileContent::Definition(Box::new(file)),
         read.collected.diagnostics,
     )
+}
+
+/// Reads a file of the directory of encrypted secrets. One that cannot be used is an error of its own, and of each file that
+/// refers to it.
+fn read_encrypted(
+    name: &str,
+    file: &str,
+    content: Result<Vec<u8>, FileError>,
+) -> (FileContent, Vec<Diagnostic>) {
+    let source = Source::new(name, String::new());
+    let content = content.map_err(|error| error.to_string());
+    if file == RECORD_FILE {
+        let text = content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let (record, problem) = match text {
+            Ok(text) => (RecipientRecord::parse(&text), None),
+            Err(problem) => (RecipientRecord::default(), Some(problem)),
+        };
+        let problem = problem.map(|problem| {
+            let message = format!("the file {problem}");
+            source.diagnostic(Severity::Warning, Code::Unreadable, None, message)
+        });
+        return (FileContent::Record(record), problem.into_iter().collect());
+    }
+    let Some(secret) = secret_of_file(file) else {
+        let message = "the file is not read: its name is not that of a secret";
+        let mut problem = source.diagnostic(Severity::Warning, Code::FileName, None, message);
+        problem.help = Some("rename it to `NAME.age`, as in `${secret:NAME}`".to_owned());
+        return (FileContent::LookAlike, vec![problem]);
+    };
+    let parsed = content.and_then(|bytes| {
+        if bytes.len() as u64 > MAX_ENCRYPTED {
+            return Err(FileError::TooLarge(MAX_ENCRYPTED).to_string());
+        }
+        EncryptedSecret::parse(bytes).map_err(|error| error.to_string())
+    });
+    match parsed {
+        Ok(encrypted) => (FileContent::Encrypted(secret, Some(encrypted)), Vec::new()),
+        Err(problem) => {
+            let message = format!("the file {problem}");
+            let help = format!("write it again: `calry-gitops encrypt {secret}`");
+            let mut problem = source.diagnostic(Severity::Error, Code::Unreadable, None, message);
+            problem.help = Some(help);
+            (FileContent::Encrypted(secret, None), vec![problem])
+        }
+    }
 }
 
 /// An unusable schema is a warning: without its names, the definitions are still used.
@@ -370,6 +429,7 @@ impl Loaded {
             directory,
             pin: Pin::None,
             holds: WorkspaceHolds::default(),
+            encrypted: EncryptedSecrets::default(),
             workspace: None,
             files: Vec::new(),
             diagnostics: Vec::new(),
@@ -383,6 +443,10 @@ impl Loaded {
                 FileContent::Definition(file) => loaded.files.push(*file),
                 FileContent::Workspace(source, file) => pins.push((source, file)),
                 FileContent::Schema(names) => loaded.schema = names,
+                FileContent::Encrypted(name, secret) => {
+                    loaded.encrypted.files.insert(name, secret);
+                }
+                FileContent::Record(record) => loaded.encrypted.record = record,
                 FileContent::LookAlike => {}
             }
         }
@@ -390,6 +454,7 @@ impl Loaded {
         loaded.pin(pins);
         loaded.refuse_two_files_for_one_provider();
         loaded.check_unmanaged();
+        loaded.check_recipients();
         loaded.sort();
         loaded
     }
@@ -488,8 +553,11 @@ impl Loaded {
                 .is_some_and(|provider| only.contains(provider))
         });
         let kept: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
-        let is_for_all =
-            |name: &str| is_workspace(&name.to_ascii_lowercase()) || name == DEFINITION_SCHEMA;
+        let is_for_all = |name: &str| {
+            is_workspace(&name.to_ascii_lowercase())
+                || name == DEFINITION_SCHEMA
+                || directory::encrypted_file(OsStr::new(name)).is_some()
+        };
         self.diagnostics
             .retain(|d| is_for_all(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
     }
@@ -564,6 +632,31 @@ impl Loaded {
                 }));
         }
         self.sort();
+    }
+
+    /// Who may decrypt the encrypted secrets, by `workspace.yaml`.
+    #[must_use]
+    pub fn recipients(&self) -> Option<&BTreeSet<Recipient>> {
+        let (_, file) = self.workspace.as_ref()?;
+        Some(&file.recipients)
+    }
+
+    /// Warns of secrets that are not encrypted to exactly the recipients of `workspace.yaml`.
+    fn check_recipients(&mut self) {
+        let Some(wanted) = self.recipients().filter(|wanted| !wanted.is_empty()) else {
+            return;
+        };
+        let problem = |name: &SecretName| {
+            let problem = self.encrypted.recipient_problem(name, wanted)?;
+            let source = Source::new(&format!("{DIRECTORY}/{name}{ENDING}"), String::new());
+            let message = format!("the secret {problem}");
+            let mut problem = source.diagnostic(Severity::Warning, Code::Recipients, None, message);
+            let help = "run `calry-gitops encrypt --again --age-identity-file FILE`";
+            problem.help = Some(help.to_owned());
+            Some(problem)
+        };
+        let problems: Vec<_> = self.encrypted.files.keys().filter_map(problem).collect();
+        self.diagnostics.extend(problems);
     }
 
     /// Reports what `unmanaged` names although it has a file.

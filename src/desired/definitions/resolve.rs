@@ -7,6 +7,7 @@ use super::definition::{MAX_VALUE, Parameter};
 use super::load::{Loaded, MissingSecrets};
 use super::reader::quote_name;
 use super::source::Collector;
+use crate::desired::encrypted::{EncryptedSecret, EncryptedSecrets, Identities, IdentityError};
 use crate::desired::secrets::{SecretError, SecretProblem, SecretSources};
 use crate::model::{Code, Secret, SecretName, character_name, check_value};
 
@@ -19,6 +20,8 @@ impl Loaded {
         let mut secret_cache = SecretCache {
             sources,
             missing,
+            encrypted: &self.encrypted,
+            identities: None,
             found: BTreeMap::new(),
         };
         for file in &mut self.files {
@@ -60,6 +63,9 @@ impl Loaded {
 struct SecretCache<'a> {
     sources: &'a SecretSources,
     missing: MissingSecrets,
+    encrypted: &'a EncryptedSecrets,
+    /// The operator's identities, read when the first secret needs them.
+    identities: Option<Result<Identities, IdentityError>>,
     found: BTreeMap<SecretName, Result<Option<Secret>, SecretError>>,
 }
 
@@ -87,9 +93,21 @@ impl SecretCache<'_> {
                 }
                 Ok(None) => {
                     complete = false;
-                    if self.missing == MissingSecrets::Error {
-                        let advice = self.sources.advice(reference);
-                        let message = format!("secret `{reference}` not found");
+                    let is_encrypted = self.encrypted_secret(reference).is_some();
+                    let is_error = match self.missing {
+                        MissingSecrets::Error => true,
+                        MissingSecrets::ErrorUnlessEncrypted => !is_encrypted,
+                        MissingSecrets::Unavailable | MissingSecrets::Placeholder => false,
+                    };
+                    if is_error {
+                        let (advice, problem) = if is_encrypted {
+                            let advice = "give the file of an identity with --age-identity-file";
+                            let problem = "is encrypted, and there is no identity to decrypt it";
+                            (advice.to_owned(), problem)
+                        } else {
+                            (self.sources.advice(reference), "not found")
+                        };
+                        let message = format!("secret `{reference}` {problem}");
                         problems
                             .error(Code::MissingSecret, at, message)
                             .help(advice);
@@ -132,19 +150,42 @@ impl SecretCache<'_> {
         self.found.get(name)?.as_ref().ok()?.as_ref()
     }
 
+    fn encrypted_secret(&self, name: &SecretName) -> Option<&EncryptedSecret> {
+        self.encrypted.files.get(name)?.as_ref()
+    }
+
     fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
-        let (sources, missing) = (self.sources, self.missing);
-        self.found.entry(name.clone()).or_insert_with(|| {
-            let absent = |error: &SecretError| {
-                error.problem() == Some(SecretProblem::Empty) || error.is_without_directory()
-            };
-            match sources.find(name) {
-                Err(error) if missing == MissingSecrets::Error || !absent(&error) => Err(error),
-                Ok(None) | Err(_) if missing == MissingSecrets::Placeholder => {
-                    Ok(Some(Secret::new(format!("sandbox-{name}"))))
-                }
-                found => Ok(found.ok().flatten()),
-            }
-        })
+        if !self.found.contains_key(name) {
+            let found = self.find(name);
+            self.found.insert(name.clone(), found);
+        }
+        self.found.get(name).unwrap_or(&Ok(None))
+    }
+
+    fn find(&mut self, name: &SecretName) -> Result<Option<Secret>, SecretError> {
+        let is_strict = matches!(
+            self.missing,
+            MissingSecrets::Error | MissingSecrets::ErrorUnlessEncrypted
+        );
+        let absent = |error: &SecretError| {
+            error.problem() == Some(SecretProblem::Empty) || error.is_without_directory()
+        };
+        let found = match self.sources.find(name) {
+            Err(error) if is_strict || !absent(&error) => return Err(error),
+            found => found.ok().flatten(),
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+        if let Some(secret) = self.encrypted_secret(name).cloned()
+            && let Some(file) = self.sources.identity_file()
+        {
+            let identities = self
+                .identities
+                .get_or_insert_with(|| Identities::read(file));
+            return SecretSources::decrypt(name, &secret, identities.as_ref()).map(Some);
+        }
+        let is_placeholder = self.missing == MissingSecrets::Placeholder;
+        Ok(is_placeholder.then(|| Secret::new(format!("sandbox-{name}"))))
     }
 }

@@ -7,6 +7,8 @@
 //! Never: let a window be shorter than any reading of its times. Of a local time that a clock shows twice, or skips, the one
 //! counts that makes the window longer.
 
+use std::collections::BTreeSet;
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Error, Timestamp};
@@ -15,9 +17,17 @@ use super::definition::MAX_REASON;
 use super::reader::{Entry, Reader};
 use super::source::{Collected, Source};
 use super::yaml::{Node, Span, Tree, Value};
+use crate::desired::encrypted::{MAX_RECIPIENTS, Recipient};
 use crate::model::{Code, FreezeWindow, Hold, Provider, Slug, WorkspaceHolds, printable};
 
-const KEYS: [&str; 5] = ["slug", "hold", "freeze", "unmanaged", "requireFiles"];
+const KEYS: [&str; 6] = [
+    "slug",
+    "hold",
+    "freeze",
+    "unmanaged",
+    "requireFiles",
+    "secretRecipients",
+];
 const WINDOW_KEYS: [&str; 4] = ["from", "to", "timeZone", "reason"];
 
 /// The most providers that `unmanaged` names.
@@ -34,6 +44,8 @@ pub(crate) struct WorkspaceFile {
     /// The span of `hold`.
     pub(crate) hold_at: Option<Span>,
     pub(crate) coverage: Coverage,
+    /// Who may decrypt the encrypted secrets.
+    pub(crate) recipients: BTreeSet<Recipient>,
 }
 
 /// Which providers of the workspace need a file.
@@ -125,6 +137,7 @@ impl Reader<'_> {
         let (mut slug, mut has_slug) = (None, false);
         let (mut holds, mut hold_at) = (WorkspaceHolds::default(), None);
         let mut coverage = Coverage::default();
+        let mut recipients = BTreeSet::new();
         for entry in &entries {
             match entry.name {
                 "slug" => {
@@ -143,6 +156,7 @@ impl Reader<'_> {
                 }
                 "freeze" => holds.freeze = self.windows(entry),
                 "unmanaged" => coverage.unmanaged = self.unmanaged(entry),
+                "secretRecipients" => recipients = self.recipients(entry),
                 "requireFiles" => coverage.required_at = self.require_files(entry),
                 _ => self.unknown_key(entry, "a workspace's pin", &KEYS),
             }
@@ -157,6 +171,7 @@ impl Reader<'_> {
             holds,
             hold_at,
             coverage,
+            recipients,
         })
     }
 
@@ -190,6 +205,33 @@ impl Reader<'_> {
             }
         }
         providers
+    }
+
+    fn recipients(&mut self, entry: &Entry<'_>) -> BTreeSet<Recipient> {
+        let help = "write a list of public keys, as `age-keygen` prints them: `- age1…`";
+        let what = "`secretRecipients`";
+        let Value::List(items) = &entry.value.value else {
+            self.wrong_type(what, entry.at, entry.value, "a list", Some(help));
+            return BTreeSet::new();
+        };
+        if let Some(first) = items.get(MAX_RECIPIENTS) {
+            let message = format!("{what} has more than {MAX_RECIPIENTS} recipients");
+            self.error(Code::InvalidValue, first.span, message)
+                .help("remove the recipients that need none of the secrets");
+        }
+        let mut recipients = BTreeSet::new();
+        for item in items.iter().take(MAX_RECIPIENTS) {
+            match item.text().map(Recipient::parse) {
+                Some(Ok(recipient)) => _ = recipients.insert(recipient),
+                Some(Err(error)) => {
+                    let message = format!("this recipient {error}");
+                    self.error(Code::InvalidValue, item.span, message)
+                        .help(help);
+                }
+                None => self.wrong_type("a recipient", entry.at, item, "a string", Some(help)),
+            }
+        }
+        recipients
     }
 
     /// The span of `requireFiles` if it is `true`.

@@ -11,9 +11,11 @@ use gix::{ObjectId, Repository};
 
 use super::repository::{GitError, MAX_FILES, read_object, tree_at};
 use crate::desired::definitions::directory::{
-    FileError, MAX_FILE, MAX_TOTAL, is_definition, is_hidden, is_input, read_regular_file,
+    FileError, MAX_ENCRYPTED_FILES, MAX_FILE, MAX_TOTAL, is_definition, is_encrypted, is_hidden,
+    is_input, read_regular_file,
 };
 use crate::desired::definitions::load::{FileContent, read_file};
+use crate::desired::encrypted;
 use crate::model::Diagnostic;
 
 pub(super) struct CommittedFile {
@@ -117,12 +119,24 @@ pub(super) fn is_dirty(
         None => BTreeMap::new(),
     };
     let mut same = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
+    let encrypted = match fs::read_dir(directory.join(encrypted::DIRECTORY)) {
+        Ok(below) => Some(below.map(|entry| entry.map(|entry| (entry, true)))),
+        Err(_) => None,
+    };
+    let files = fs::read_dir(directory)?.map(|entry| entry.map(|entry| (entry, false)));
+    for entry in files.chain(encrypted.into_iter().flatten()) {
+        let (entry, is_below) = entry?;
+        let mut name = entry.file_name();
         let kind = entry.file_type()?;
-        if !is_input(&name) || kind.is_dir() {
+        let is_read = match is_below {
+            true => is_encrypted(&name),
+            false => is_input(&name),
+        };
+        if !is_read || kind.is_dir() {
             continue;
+        }
+        if is_below {
+            name = Path::new(encrypted::DIRECTORY).join(name).into();
         }
         let Some(expected) = committed.get(&name).filter(|_| same < MAX_FILES) else {
             return Ok(true);
@@ -155,7 +169,7 @@ struct TreeFile {
     id: ObjectId,
 }
 
-/// The definition files of a tree.
+/// The definition files of a tree, and its encrypted secrets with their path.
 fn list_tree(
     repository: &Repository,
     tree: ObjectId,
@@ -166,14 +180,33 @@ fn list_tree(
         let entry = entry?;
         let name = OsString::from_vec(entry.filename().to_vec());
         if entry.mode().is_blob_or_symlink() && is_input(&name) {
-            let file = TreeFile {
-                is_link: entry.mode().is_link(),
-                id: entry.object_id(),
-            };
-            files.insert(name, file);
+            files.insert(name, TreeFile::of(&entry));
+        } else if entry.mode().is_tree() && name == encrypted::DIRECTORY {
+            let below = read_object(repository, entry.object_id())?.try_into_tree()?;
+            let before = files.len();
+            for entry in below.iter() {
+                let entry = entry?;
+                let file = OsString::from_vec(entry.filename().to_vec());
+                if !entry.mode().is_blob_or_symlink() || !is_encrypted(&file) {
+                    continue;
+                }
+                if files.len() - before == MAX_ENCRYPTED_FILES {
+                    return Err(GitError::TooMuch);
+                }
+                files.insert(Path::new(&name).join(file).into(), TreeFile::of(&entry));
+            }
         }
     }
     Ok(files)
+}
+
+impl TreeFile {
+    fn of(entry: &gix::object::tree::EntryRef<'_, '_>) -> Self {
+        Self {
+            is_link: entry.mode().is_link(),
+            id: entry.object_id(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{fs, io};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind};
 
-use super::super::definitions::directory::is_input;
+use super::super::definitions::directory::{is_encrypted, is_input};
 use super::inbox::Hint;
 
 /// As many links as Linux follows before it reports a loop.
@@ -35,6 +35,8 @@ struct WatchedDir {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileFilter {
     Definitions,
+    /// Encrypted secrets.
+    Encrypted,
     /// Every file that is not hidden.
     Visible,
 }
@@ -43,6 +45,7 @@ impl FileFilter {
     pub(super) fn matches(self, name: &OsStr) -> bool {
         match self {
             Self::Definitions => is_input(name),
+            Self::Encrypted => is_encrypted(name),
             Self::Visible => !name.as_encoded_bytes().starts_with(b"."),
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::super::encrypted;
 use super::WatchCounts;
 use super::dir_state::{DirState, FileStamp, Listing};
 use super::inbox::{Hint, Inbox};
@@ -138,9 +139,7 @@ impl Scan {
         let begun = Instant::now();
         let mut paths = WatchPaths::default();
         let listing = match target {
-            Target::Definitions(directory) => {
-                list(directory, FileFilter::Definitions, revalidate, &mut paths)
-            }
+            Target::Definitions(directory) => list_definitions(directory, revalidate, &mut paths),
             Target::Files { file, directory } => Ok(list_files(
                 file.as_deref(),
                 directory.as_deref(),
@@ -182,6 +181,28 @@ fn list_files(
     }
     listing.files.extend(file);
     listing
+}
+
+/// Definition files, and the encrypted secrets beside them.
+fn list_definitions(
+    directory: &Path,
+    revalidate: bool,
+    paths: &mut WatchPaths,
+) -> io::Result<Listing> {
+    let mut listing = list(directory, FileFilter::Definitions, revalidate, paths)?;
+    // That it appears is a change.
+    paths.add(&listing.real, encrypted::DIRECTORY.as_ref());
+    let below = listing.real.join(encrypted::DIRECTORY);
+    // As the loader: a link is followed within the directory only.
+    let is_inside = fs::canonicalize(&below).is_ok_and(|real| real.starts_with(&listing.real));
+    if is_inside && let Ok(secrets) = list(&below, FileFilter::Encrypted, revalidate, paths) {
+        let files = secrets.files.into_iter();
+        let named =
+            files.map(|(name, stamp)| (Path::new(encrypted::DIRECTORY).join(name).into(), stamp));
+        listing.files.extend(named);
+        listing.uncounted += secrets.uncounted;
+    }
+    Ok(listing)
 }
 
 fn list(

@@ -373,6 +373,10 @@ labels:
 - name: CALRY_ALLOWED_KEYS
   value: /run/calry/allowed-keys/allowed_keys.asc
 {{- end }}
+{{- if .Values.ageIdentity.existingSecret }}
+- name: CALRY_AGE_IDENTITY_FILE
+  value: /run/calry/age-identity/identity.txt
+{{- end }}
 {{- if .Values.policies.existingConfigMap }}
 - name: CALRY_POLICIES
   value: /run/calry/policies/policies.yaml

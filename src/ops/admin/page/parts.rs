@@ -255,7 +255,7 @@ fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
         Some(KeyChange::Added) => (None, Some(git)),
         Some(KeyChange::Removed) => (live("(sensitive, live)"), None),
         Some(KeyChange::Masked) => (live("(sensitive, masked by Calry)"), Some(git)),
-        Some(KeyChange::Changed | KeyChange::Unresolved) | None => {
+        Some(KeyChange::Changed | KeyChange::Unresolved | KeyChange::Encrypted) | None => {
             (live("(sensitive, live)"), Some(git))
         }
     }

@@ -1,0 +1,255 @@
+//! `encrypt`: writes secrets that are encrypted to the recipients of workspace.yaml, beside the definitions. It uses neither
+//! Calry nor a key of its own.
+//!
+//! Never: take a value from the command line, which other users of the machine can read, or show one.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, ValueHint};
+
+use super::options::definitions_directory;
+use super::{Exit, Output};
+use crate::desired::definitions::{self, FileWrite, Loaded, Pin, WriteEffect};
+use crate::desired::encrypted::{
+    DIRECTORY, ENDING, EncryptedSecret, Identities, MAX_RECIPIENTS, RECORD_FILE, Recipient,
+    RecipientRecord,
+};
+use crate::desired::secrets::{MAX_SECRET, SecretSources, check_possible};
+use crate::model::{Secret, SecretName, read_at_most, trim_value};
+use crate::report::words::counted;
+
+#[derive(Args)]
+pub(super) struct EncryptArgs {
+    /// Name of the secret, as in ${secret:NAME}. Its value is asked for, or read from standard input
+    #[arg(value_parser = secret_name, required_unless_present = "again")]
+    name: Option<SecretName>,
+    /// Encrypt again what is not encrypted to exactly the recipients of workspace.yaml
+    #[arg(long, conflicts_with = "name", requires = "age_identity_file")]
+    again: bool,
+    /// File with an age identity that can decrypt the secrets, for --again
+    #[arg(long, env = "CALRY_AGE_IDENTITY_FILE", value_name = "FILE")]
+    age_identity_file: Option<PathBuf>,
+    /// With --again, do not ask whether the recipients are right
+    #[arg(short, long)]
+    yes: bool,
+    /// Directory of the definition files
+    #[arg(
+        short,
+        long,
+        env = "CALRY_DEFINITIONS",
+        default_value = "definitions",
+        value_parser = definitions_directory,
+        value_hint = ValueHint::DirPath,
+        value_name = "DIR"
+    )]
+    definitions: PathBuf,
+}
+
+fn secret_name(text: &str) -> Result<SecretName, String> {
+    SecretName::parse(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn run(args: &EncryptArgs, output: &Output) -> anyhow::Result<Exit> {
+    let loaded = definitions::load_or_empty(&args.definitions)?;
+    let recipients = recipients(&loaded)?;
+    let mut record = loaded.encrypted.record.clone();
+    record.retain(|name| loaded.encrypted.files.contains_key(name));
+    match (&args.name, &args.age_identity_file) {
+        (Some(name), _) => encrypt_one(name, &loaded, record, recipients, output),
+        (None, Some(file)) => encrypt_again(args, file, &loaded, record, recipients, output),
+        (None, None) => bail!("--again needs --age-identity-file"),
+    }
+}
+
+fn recipients(loaded: &Loaded) -> anyhow::Result<&BTreeSet<Recipient>> {
+    ensure!(
+        loaded.pin != Pin::Invalid,
+        "workspace.yaml is invalid; help: `calry-gitops validate` shows the line"
+    );
+    let recipients = loaded.recipients().filter(|all| !all.is_empty());
+    recipients.context(
+        "workspace.yaml names no recipients; help: make an identity with `age-keygen -o identity.txt`, and add the public key that \
+         it prints: `secretRecipients: [age1…]`",
+    )
+}
+
+fn encrypt_one(
+    name: &SecretName,
+    loaded: &Loaded,
+    mut record: RecipientRecord,
+    recipients: &BTreeSet<Recipient>,
+    output: &Output,
+) -> anyhow::Result<Exit> {
+    let value = read_value(name)?;
+    let secret = EncryptedSecret::encrypt(&value, recipients)?;
+    record.note(name, &secret, recipients);
+    let directory = secrets_directory(loaded)?;
+    let effect = write(&directory, name, &secret)?;
+    write_record(&directory, &record)?;
+    let verb = match effect {
+        WriteEffect::Created => "created",
+        WriteEffect::Changed | WriteEffect::Same => "replaced",
+    };
+    let recipients = counted(recipients.len(), "recipient", "recipients");
+    output.result(&format!(
+        "{DIRECTORY}/{name}{ENDING} {verb}, encrypted to {recipients}.\nRefer to it as ${{secret:{name}}}, and commit \
+         {DIRECTORY}/{name}{ENDING} and {DIRECTORY}/{RECORD_FILE}.\n"
+    ));
+    Ok(Exit::Done)
+}
+
+fn read_value(name: &SecretName) -> anyhow::Result<Secret> {
+    let text = if io::stdin().is_terminal() {
+        rpassword::prompt_password(format!("Value of {name} (not shown): "))
+            .context("cannot ask for the value")?
+    } else {
+        // A line break after it does not count.
+        let bytes = read_at_most(io::stdin().lock(), MAX_SECRET + 2)?;
+        let bytes = bytes.with_context(|| too_large(name))?;
+        String::from_utf8(bytes)
+            .ok()
+            .with_context(|| format!("the value of {name} is not UTF-8"))?
+    };
+    let text = trim_value(&text);
+    ensure!(
+        !text.is_empty(),
+        "the value of {name} is empty; nothing was written"
+    );
+    let value = Secret::new(text);
+    if let Err(problem) = check_possible(&value) {
+        bail!("the value of {name} {problem}; nothing was written");
+    }
+    Ok(value)
+}
+
+fn too_large(name: &SecretName) -> String {
+    format!(
+        "the value of {name} is larger than {} KiB",
+        MAX_SECRET >> 10
+    )
+}
+
+fn encrypt_again(
+    args: &EncryptArgs,
+    identity_file: &Path,
+    loaded: &Loaded,
+    mut record: RecipientRecord,
+    recipients: &BTreeSet<Recipient>,
+    output: &Output,
+) -> anyhow::Result<Exit> {
+    let is_right = |name: &SecretName, secret: &EncryptedSecret| {
+        record
+            .of(name, secret)
+            .is_some_and(|noted| noted == recipients)
+    };
+    let files = loaded.encrypted.files.iter();
+    let usable = files.filter_map(|(name, secret)| Some((name, secret.as_ref()?)));
+    let outdated: Vec<_> = usable
+        .filter(|(name, secret)| !is_right(name, secret))
+        .collect();
+    if outdated.is_empty() {
+        output.result("Every secret is encrypted to exactly the recipients of workspace.yaml.\n");
+        return Ok(Exit::Done);
+    }
+    // Who adds a recipient to workspace.yaml gets every secret by this command: a person must see it.
+    let known: BTreeSet<&Recipient> = outdated
+        .iter()
+        .filter_map(|(name, secret)| record.of(name, secret))
+        .flatten()
+        .collect();
+    let mut list = String::from("These can decrypt the secrets afterwards:\n");
+    for recipient in recipients.iter().take(MAX_RECIPIENTS) {
+        let new = if known.contains(recipient) {
+            ""
+        } else {
+            "  (new)"
+        };
+        list.push_str(&format!("  {recipient}{new}\n"));
+    }
+    output.note(&list);
+    let secrets = counted(outdated.len(), "secret", "secrets");
+    if !args.yes && !confirm(&secrets, output)? {
+        output.note("Nothing was written.\n");
+        return Ok(Exit::Failed);
+    }
+    // All are decrypted before the first is written.
+    let identities =
+        Identities::read(identity_file).map_err(|error| anyhow::anyhow!("the secrets {error}"))?;
+    let decrypted = outdated.iter().map(|(name, secret)| {
+        let value = SecretSources::decrypt(name, secret, Ok(&identities))?;
+        Ok((*name, value))
+    });
+    let decrypted: Vec<(&SecretName, Secret)> = decrypted.collect::<anyhow::Result<_>>()?;
+    let directory = secrets_directory(loaded)?;
+    for (name, value) in decrypted {
+        let secret = EncryptedSecret::encrypt(&value, recipients)?;
+        write(&directory, name, &secret)?;
+        record.note(name, &secret, recipients);
+        // Each file is noted at once: the rest may fail.
+        write_record(&directory, &record)?;
+    }
+    let count = counted(recipients.len(), "recipient", "recipients");
+    output.result(&format!(
+        "{secrets} encrypted to {count}. Who was a recipient before still has the old files in git's history: replace the values \
+         as well if that matters.\n"
+    ));
+    Ok(Exit::Done)
+}
+
+fn confirm(secrets: &str, output: &Output) -> anyhow::Result<bool> {
+    ensure!(
+        io::stdin().is_terminal(),
+        "cannot ask for confirmation: there is no terminal; nothing was written. Check the recipients, then add --yes"
+    );
+    output.note(&format!(
+        "Encrypt {secrets} to them? Type \"yes\" to confirm: "
+    ));
+    io::stderr().flush()?;
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(line.trim().eq_ignore_ascii_case("yes"))
+}
+
+/// The directory of the encrypted secrets, which is made if it is missing. A link is not followed.
+fn secrets_directory(loaded: &Loaded) -> anyhow::Result<PathBuf> {
+    let directory = loaded.directory.join(DIRECTORY);
+    fs::create_dir_all(&directory)
+        .and_then(|()| fs::symlink_metadata(&directory))
+        .with_context(|| format!("cannot use the directory {}", directory.display()))
+        .and_then(|metadata| {
+            ensure!(
+                metadata.is_dir(),
+                "{} is a link, and is not written to",
+                directory.display()
+            );
+            Ok(directory)
+        })
+}
+
+fn write(
+    directory: &Path,
+    name: &SecretName,
+    secret: &EncryptedSecret,
+) -> anyhow::Result<WriteEffect> {
+    let text = String::from_utf8_lossy(secret.bytes()).into_owned();
+    write_file(
+        directory,
+        FileWrite::unconditional(&format!("{name}{ENDING}"), text),
+    )
+}
+
+fn write_record(directory: &Path, record: &RecipientRecord) -> anyhow::Result<WriteEffect> {
+    write_file(
+        directory,
+        FileWrite::unconditional(RECORD_FILE, record.text()),
+    )
+}
+
+fn write_file(directory: &Path, file: FileWrite) -> anyhow::Result<WriteEffect> {
+    let written = file.write(directory, false);
+    written.map_err(|error| anyhow::anyhow!("{DIRECTORY}/{} {error}", file.name()))
+}

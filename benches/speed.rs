@@ -291,6 +291,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         file: None,
         verdict: Verdict::Missing,
         unresolved: Vec::new(),
+        shared: None,
         origins: None,
     };
     let entries = (0..providers).map(entry).collect();

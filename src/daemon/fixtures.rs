@@ -102,6 +102,7 @@ pub(crate) fn entry(provider: &str, verdict: Verdict) -> PlanEntry {
         file: None,
         verdict,
         unresolved: Vec::new(),
+        shared: None,
         origins: None,
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::LoopSettings;
 use super::repository::{Push, RepositoryState};
-use crate::desired::definitions::MemoryDirectory;
+use crate::desired::definitions::{MemoryDirectory, SharedDirectory};
 use crate::desired::git::FetchedCommit;
 use crate::desired::watch::{WatchOptions, Watcher};
 use crate::live::KeySource;
@@ -209,6 +209,13 @@ impl WatchedInputs {
             (None, WatchedDefinitions::Files(_) | WatchedDefinitions::Memory(_)) => Trigger::Files,
             (None, WatchedDefinitions::Commits(_)) if self.operator_changed => Trigger::Files,
             (None, WatchedDefinitions::Commits(_)) => Trigger::Commit,
+        }
+    }
+
+    /// Watches the shared directory that the definitions were read with.
+    pub(super) fn watch_shared(&mut self, shared: Option<&SharedDirectory>) {
+        if let WatchedDefinitions::Files(files) = &mut self.definitions {
+            files.watch_shared(shared);
         }
     }
 

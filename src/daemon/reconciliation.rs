@@ -339,7 +339,8 @@ async fn attempt(
     }
     findings.trust = trust;
     let mut desired = loaded?;
-    if let Some(inputs) = &inputs {
+    if let Some(inputs) = &mut inputs {
+        inputs.watch_shared(desired.loaded.shared.as_ref());
         // If scanning hangs, it is unknown which files are being written.
         let unsettled = inputs
             .unsettled()

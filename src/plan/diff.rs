@@ -105,6 +105,7 @@ pub fn plan(
             file: Some(file),
             verdict,
             unresolved,
+            shared: None,
             origins,
         });
     }
@@ -116,6 +117,7 @@ pub fn plan(
                 file: None,
                 verdict: Verdict::Unmanaged,
                 unresolved: Vec::new(),
+                shared: None,
                 origins: None,
             }),
     );

@@ -409,6 +409,7 @@ mod tests {
             file: None,
             verdict,
             unresolved: Vec::new(),
+            shared: None,
             origins: None,
         };
         Plan {

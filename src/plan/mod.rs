@@ -12,6 +12,7 @@ mod last_applied;
 mod loosened;
 mod origin;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     ActiveHold, DefinitionPart, Desired, DesiredValue, FingerprintContext, FingerprintKey, Hold,
-    KeySection, Live, Provider, Revision, SecretName, Update, Workspace, WorkspaceHolds, ellipsize,
-    printable,
+    KeySection, Live, Provider, Revision, SecretName, SharedSource, Update, Workspace,
+    WorkspaceHolds, ellipsize, printable,
 };
 
 pub use change::{Change, KeyChange, Mismatch, PlainValue, join_path};
@@ -80,6 +81,8 @@ pub struct PlanEntry {
     pub verdict: Verdict,
     /// Values that cannot be compared here.
     pub unresolved: Vec<UnresolvedValue>,
+    /// The shared file that parts of the definition are in.
+    pub shared: Option<Arc<SharedSource>>,
     /// Where each of the [changes](Self::changes) comes from, in their order; `None` without a base.
     pub origins: Option<Vec<Origin>>,
 }
@@ -279,7 +282,56 @@ impl Verdict {
     }
 }
 
+impl Plan {
+    /// The same plan, with the shared files of its providers.
+    #[must_use]
+    pub fn with_shared(mut self, shared: &BTreeMap<Provider, Arc<SharedSource>>) -> Self {
+        for entry in &mut self.entries {
+            let source = entry.provider.as_ref().and_then(|it| shared.get(it));
+            entry.shared = source.filter(|_| entry.file.is_some()).cloned();
+        }
+        self
+    }
+}
+
 impl PlanEntry {
+    /// The shared file that has the desired value of a change; `None` if the workspace's own file has it.
+    #[must_use]
+    pub fn shared_file(&self, change: &Change) -> Option<&str> {
+        let shared = self.shared.as_deref()?;
+        let is_shared = match change {
+            Change::Icon { .. } => shared.icon,
+            Change::Field { group, field, .. } => shared.has_field(group, field),
+            Change::Key { section, .. } => shared.sections.contains(section),
+        };
+        is_shared.then_some(shared.file.as_str())
+    }
+
+    /// The file that has the desired value of a change.
+    #[must_use]
+    pub fn file_of(&self, change: &Change) -> Option<&str> {
+        self.shared_file(change).or(self.file.as_deref())
+    }
+
+    /// The file that has the hold.
+    #[must_use]
+    pub fn file_of_hold(&self) -> Option<&str> {
+        let shared = self.shared.as_deref().filter(|shared| shared.hold);
+        shared
+            .map(|shared| shared.file.as_str())
+            .or(self.file.as_deref())
+    }
+
+    /// The files that have the desired values of changes, the workspace's own first.
+    pub fn files_of<'a>(&'a self, changes: &[&Change]) -> Vec<&'a str> {
+        let own = self.file.as_deref();
+        let shared = changes.iter().find_map(|change| self.shared_file(change));
+        let is_own = shared.is_none() || changes.iter().any(|it| self.shared_file(it).is_none());
+        let mut files: Vec<&str> = own.filter(|_| is_own).into_iter().collect();
+        files.extend(shared.filter(|shared| !files.contains(shared)));
+        files
+    }
+
     /// What differs, whether or not it will be changed.
     #[must_use]
     pub fn changes(&self) -> &[Change] {

@@ -264,11 +264,12 @@ fn prepare_file(
 ) -> Option<File> {
     let provider = &live.provider;
     let (name, desired) = match file {
-        Some(DefinitionFile {
-            name,
-            desired: Some(desired),
-            ..
-        }) => (name.clone(), Some(&**desired)),
+        Some(
+            file @ DefinitionFile {
+                desired: Some(desired),
+                ..
+            },
+        ) => (file.own_name(), Some(&**desired)),
         Some(DefinitionFile { name, .. }) => {
             return Some(File::unwritten(name, FileState::Invalid));
         }

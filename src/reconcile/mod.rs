@@ -253,10 +253,11 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
     };
     loaded.secrets().for_each(|secret| scrubber.learn(secret));
     let revision = committed.or_else(|| {
-        source
-            .definitions
-            .directory()
-            .and_then(|_| git::read_revision(&loaded.directory))
+        source.definitions.directory().and_then(|_| {
+            let shared = loaded.shared.as_ref();
+            let shared = shared.map(|shared| shared.directory.as_path());
+            git::read_shared_revision(&loaded.directory, shared)
+        })
     });
     let base = source
         .base
@@ -539,6 +540,8 @@ pub async fn plan_workspace<R: ReadCalry>(
         &unreadable,
         context,
     );
+    let shared = desired.loaded.shared_sources();
+    let plan = plan.with_shared(&shared.collect());
     let mut plan = plan.suspend(desired.loaded.holds.clone(), machine::now());
     let files = desired.loaded.files.iter();
     let valid = files.filter_map(|file| file.desired.as_deref());

@@ -105,7 +105,10 @@ pub fn plan(
             .filter(|change| Some(change.path()) == violation.path)
             .map(AnnotationTarget::Change)
             .next();
-        let file = violation.file.as_deref();
+        let file = match (entry, target) {
+            (Some(entry), Some(AnnotationTarget::Change(change))) => entry.file_of(change),
+            _ => violation.file.as_deref(),
+        };
         let place = file.and_then(|file| place(file, target.unwrap_or(AnnotationTarget::File)));
         let (level, title) = match violation.action {
             PolicyAction::Deny => (AnnotationLevel::Error, "denied by policy"),
@@ -145,7 +148,7 @@ pub fn plan(
                 pending,
                 step: None,
             },
-        ) = (entry.file.as_deref(), &entry.verdict)
+        ) = (entry.file_of_hold(), &entry.verdict)
         else {
             continue;
         };
@@ -218,22 +221,23 @@ fn changes<'a>(
             continue;
         }
         let is_off = |change: &Change| matches!(change, Change::Field { after: false, .. });
-        let mut lines: Vec<(bool, Option<Excerpt>, Vec<&Change>)> = Vec::new();
+        type Line<'a> = (bool, &'a str, Option<Excerpt>, Vec<&'a Change>);
+        let mut lines: Vec<Line<'_>> = Vec::new();
         for change in part.changes {
+            let file = part.entry.file_of(change).unwrap_or(file);
             let (off, place) = (
                 is_off(change),
                 place(file, AnnotationTarget::Change(change)),
             );
             let line = place.as_ref().map(|place| place.line);
-            match lines
-                .iter_mut()
-                .find(|(o, at, _)| *o == off && at.as_ref().map(|at| at.line) == line)
-            {
+            match lines.iter_mut().find(|(o, of, at, _)| {
+                *o == off && *of == file && at.as_ref().map(|at| at.line) == line
+            }) {
                 Some((.., changes)) => changes.push(change),
-                None => lines.push((off, place, vec![change])),
+                None => lines.push((off, file, place, vec![change])),
             }
         }
-        for (off, place, changes) in lines {
+        for (off, file, place, changes) in lines {
             let (level, title) = match (origin, off) {
                 (Some(_), true) => (AnnotationLevel::Warning, "this branch switches off"),
                 (Some(_), false) => (AnnotationLevel::Notice, "this branch changes"),

@@ -76,16 +76,22 @@ impl<'a> Place<'a> {
         link(&text, self.links.commit(commit).as_deref())
     }
 
-    /// The name of an entry's file, which links to the first of its changes.
+    /// The names of the files with the changes of an entry, each of which links to the first of its changes.
     fn link_file(&self, entry: &PlanEntry, changes: &[&Change]) -> String {
-        let Some(file) = entry.file.as_deref() else {
-            return String::new();
+        let link = |file: &str, target: AnnotationTarget<'_>| {
+            let line = (self.find)(file, target).map(|excerpt| excerpt.line);
+            self.link_line(&code_span(file, 80), file, line)
         };
-        let target = changes.first().map_or(AnnotationTarget::Hold, |change| {
-            AnnotationTarget::Change(change)
+        if changes.is_empty() {
+            let file = entry.file_of_hold();
+            return file.map_or_else(String::new, |file| link(file, AnnotationTarget::Hold));
+        }
+        let links = entry.files_of(changes).into_iter().filter_map(|file| {
+            let mut changes = changes.iter();
+            let first = changes.find(|change| entry.file_of(change) == Some(file))?;
+            Some(link(file, AnnotationTarget::Change(first)))
         });
-        let line = (self.find)(file, target).map(|excerpt| excerpt.line);
-        self.link_line(&code_span(file, 80), file, line)
+        links.collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod yaml;
 pub use diagnostics::diagnostics;
 
 use crate::model::Diagnostic;
+use crate::report::links::path_from_root;
 
 /// The message of a problem, with its advice in parentheses.
 fn message_with_help(Diagnostic { message, help, .. }: &Diagnostic) -> String {
@@ -30,13 +31,4 @@ fn message_with_help(Diagnostic { message, help, .. }: &Diagnostic) -> String {
 fn position(diagnostic: &Diagnostic) -> String {
     let at = diagnostic.excerpt.as_ref();
     at.map_or_else(String::new, |at| format!(":{}:{}", at.line, at.column))
-}
-
-/// The path of a file from the root of the repository, for forges; `directory` is that of the definitions.
-fn path_from_root(directory: &str, file: &str) -> String {
-    if directory.is_empty() {
-        file.to_owned()
-    } else {
-        format!("{directory}/{file}")
-    }
 }

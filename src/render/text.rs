@@ -310,7 +310,7 @@ pub(super) fn describe_not_compared(plan: &Plan) -> String {
 
 fn write_provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
     let Part { entry, step, .. } = part;
-    let file = printable(entry.file.as_deref().unwrap_or_default());
+    let file = printable(&entry.files_of(&part.changes).join(", "));
     let _ = writeln!(
         out,
         "{YELLOW}~{YELLOW:#} {BOLD}{}{BOLD:#}  {DIM}{file}{DIM:#}",

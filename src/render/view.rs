@@ -92,7 +92,7 @@ pub(super) fn diff_lines(part: &Part<'_>) -> Vec<DiffLine> {
             }
             _ => format!(
                 "(sensitive, literal in {})",
-                part.entry.file.as_deref().unwrap_or_default()
+                part.entry.file_of(change).unwrap_or_default()
             ),
         };
         after.apply(change, &sensitive);

@@ -53,9 +53,9 @@ impl Links {
     /// The page of a definition file at a commit.
     #[must_use]
     pub fn file(&self, commit: &str, file: &str) -> Option<String> {
-        let directory = self.directory.split('/');
-        let path: Vec<&str> = directory
-            .chain([file])
+        let path = path_from_root(&self.directory, file);
+        let path: Vec<&str> = path
+            .split('/')
             .filter(|part| !matches!(*part, "" | "."))
             .collect();
         Some(
@@ -63,6 +63,24 @@ impl Links {
                 .as_ref()?
                 .file(commit_id(commit)?, &path.join("/")),
         )
+    }
+}
+
+/// The path of a file from the root of the repository, for forges; `directory` is that of the definitions. The name of a shared
+/// file begins with `../`.
+pub(crate) fn path_from_root(directory: &str, file: &str) -> String {
+    let (mut directory, mut file) = (directory, file);
+    while let Some(below) = file.strip_prefix("../") {
+        let (above, last) = directory.rsplit_once('/').unwrap_or(("", directory));
+        if matches!(last, "" | "." | "..") {
+            break;
+        }
+        (directory, file) = (above, below);
+    }
+    if directory.is_empty() {
+        file.to_owned()
+    } else {
+        format!("{directory}/{file}")
     }
 }
 

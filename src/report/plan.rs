@@ -138,6 +138,17 @@ pub struct ChangeItem {
     /// The secrets that a withheld value refers to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// The file that has the desired value, if it is a shared one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// True if the file is shared with other workspaces.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A problem of a definition file.
@@ -310,9 +321,14 @@ fn changes(entry: &PlanEntry) -> Vec<ChangeItem> {
         .changes()
         .iter()
         .zip(origins)
-        .map(|(change, origin)| ChangeItem {
-            origin,
-            ..change.into()
+        .map(|(change, origin)| {
+            let file = entry.shared_file(change);
+            ChangeItem {
+                origin,
+                shared: file.is_some(),
+                file: file.map(str::to_owned),
+                ..change.into()
+            }
         })
         .collect()
 }
@@ -335,7 +351,10 @@ pub(crate) fn fault(entry: &PlanEntry, diagnostics: &[Diagnostic]) -> Option<Str
             let errors = diagnostics
                 .iter()
                 .filter(|d| {
-                    d.severity == Severity::Error && Some(d.file.as_str()) == entry.file.as_deref()
+                    let shared = entry.shared.as_deref().map(|shared| shared.file.as_str());
+                    let file = Some(d.file.as_str());
+                    d.severity == Severity::Error
+                        && (file == entry.file.as_deref() || file == shared)
                 })
                 .count();
             // A list that was cut need not have those of every file.
@@ -443,6 +462,8 @@ impl From<&Change> for ChangeItem {
             origin: None,
             change: kind,
             secrets,
+            file: None,
+            shared: false,
         }
     }
 }

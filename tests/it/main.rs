@@ -46,6 +46,7 @@ mod review;
 mod revision;
 mod saved;
 mod schema;
+mod shared;
 mod signatures;
 mod snapshot;
 mod soak;

@@ -164,6 +164,63 @@ fn it_cannot_choose_which_files_are_read() {
 }
 
 #[test]
+fn it_cannot_read_more_than_its_repository_by_extends() {
+    let world = world();
+    let root = world.dir.path();
+    let outside = tempfile::tempdir().unwrap();
+    let canary = format!("provider: HOSTAWAY\nicon: https://e.com/{CANARY}\n");
+    for directory in [
+        outside.path().to_owned(),
+        root.join("secrets"),
+        root.join(".git"),
+    ] {
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("hostaway.yaml"), &canary).unwrap();
+    }
+    let outside = outside.path().to_str().unwrap();
+    let up = "../".repeat(root.components().count() + 1);
+    symlink(outside, root.join("linked")).unwrap();
+    symlink(".git", root.join("inside")).unwrap();
+    // A directory of the repository, whose file is a link out of it.
+    std::fs::create_dir(root.join("shared")).unwrap();
+    symlink(
+        "../secrets/hostaway.yaml",
+        root.join("shared/hostaway.yaml"),
+    )
+    .unwrap();
+    for path in [
+        outside,
+        &format!("{up}{}", outside.trim_start_matches('/')),
+        "../linked",
+        "../inside",
+        "../.git",
+        "../shared/../.git",
+        "../shared",
+    ] {
+        world.write(
+            "workspace.yaml",
+            &format!("slug: acme-production\nextends: {path}\n"),
+        );
+        let all = everything(&world);
+        shows_no_canary(&all);
+        assert_eq!(all[0].code, 3, "{path}: {}", all[0].err);
+        assert!(
+            !world.live("HOSTAWAY").to_string().contains(CANARY),
+            "{path}"
+        );
+    }
+    // Without a checkout there is no limit, so nothing is read.
+    std::fs::rename(root.join(".git"), root.join("git")).unwrap();
+    world.write(
+        "workspace.yaml",
+        "slug: acme-production\nextends: ../secrets\n",
+    );
+    let all = everything(&world);
+    shows_no_canary(&all);
+    assert!(all[0].err.contains("in no git checkout"), "{}", all[0].err);
+}
+
+#[test]
 fn it_cannot_choose_which_command_runs() {
     let mut world = world();
     let marker = world.dir.path().join("ran");

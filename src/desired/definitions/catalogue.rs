@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::definition::{is_field_name, is_group_name};
 use crate::model::{Catalogue, Provider};
@@ -51,7 +51,20 @@ struct Group {
 #[serde(default)]
 struct Form {
     items: Enum,
-    properties: BTreeMap<String, IgnoredAny>,
+    properties: BTreeMap<String, Value>,
+}
+
+impl Form {
+    /// The fields that the form names. The lists of a group that changes a shared one are no fields.
+    fn fields(self) -> impl Iterator<Item = String> {
+        let is_list = |schema: &Value| schema.get("type").is_some_and(|kind| kind == "array");
+        let properties = self.properties.into_iter();
+        let fields = properties.filter(move |(_, schema)| !is_list(schema));
+        self.items
+            .r#enum
+            .into_iter()
+            .chain(fields.map(|(name, _)| name))
+    }
 }
 
 /// The names in a schema. The error completes "the schema …".
@@ -76,12 +89,7 @@ pub(super) fn names_in(schema: &[u8]) -> Result<Catalogue, String> {
         if !is_group_name(&group) {
             continue;
         }
-        let fields = any_of.into_iter().flat_map(|form| {
-            form.items
-                .r#enum
-                .into_iter()
-                .chain(form.properties.into_keys())
-        });
+        let fields = any_of.into_iter().flat_map(Form::fields);
         names.add_fields(&group, fields.filter(|field| is_field_name(field)));
     }
     if names.count() > MAX_NAMES {

@@ -12,13 +12,15 @@ use jiff::civil::Date;
 use super::mask::is_part_of_a_partner_key;
 use super::reader::{Entry, MERGE_KEY, Reader, quote_name};
 use super::source::{Collected, Collector, Source};
-use super::yaml::{Span, Tree, Value};
+use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
-    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Hold, Icon, KeySection, Provider,
-    Template, character_name, check_header_name, check_value,
+    Code, Desired, DesiredPartnerKey, DesiredValue, Diagnostic, FieldSet, Hold, Icon, KeySection,
+    Provider, Template, character_name, check_header_name, check_value,
 };
 
 pub(crate) const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
+/// The keys of a group that changes a shared group.
+pub(super) const DELTA_KEYS: [&str; 2] = ["add", "remove"];
 /// The longest name of a group or field, in characters.
 pub(crate) const MAX_NAME: usize = 100;
 /// The longest name of a header or query parameter, in characters.
@@ -45,14 +47,48 @@ pub(crate) struct Definition {
 pub(crate) struct Locations {
     /// The provider's name, if it is valid.
     pub(crate) provider: Option<Span>,
-    icon: Option<Span>,
+    pub(super) icon: Option<Span>,
     /// The key of each section of the partner key.
-    sections: Vec<(KeySection, Span)>,
+    pub(super) sections: Vec<(KeySection, Span)>,
     /// Every group, with every field that it names.
     pub(crate) groups: Vec<Group>,
     /// The values below `partnerKey`.
     pub(crate) values: Vec<Parameter>,
     pub(crate) hold: Option<Span>,
+    pub(super) overrides: Overrides,
+    /// Whether the file has a part, or something meant as one.
+    has_parts: bool,
+}
+
+/// The forms of a file that only have a meaning with a shared definition of the same provider.
+#[derive(Debug, Default)]
+pub(super) struct Overrides {
+    /// Whether the icon is `null`: not managed, whatever the shared definition says.
+    pub(super) icon: bool,
+    /// The sections that are `null`.
+    pub(super) sections: Vec<KeySection>,
+    /// The groups that are `null`.
+    pub(super) groups: Vec<String>,
+    /// Whether the hold is `null`.
+    pub(super) hold: bool,
+    /// The groups that change the shared group, by name.
+    pub(super) deltas: BTreeMap<String, GroupDelta>,
+    /// The problems of a `null`, if there is no shared definition.
+    pub(super) problems: Vec<Diagnostic>,
+}
+
+/// A group that is written as `{add: […], remove: […]}`.
+#[derive(Debug, Default)]
+pub(super) struct GroupDelta {
+    pub(super) add: FieldSet,
+    pub(super) remove: FieldSet,
+}
+
+impl GroupDelta {
+    pub(super) fn apply(&self, shared: &FieldSet) -> FieldSet {
+        let kept = shared.difference(&self.remove).cloned();
+        kept.chain(self.add.iter().cloned()).collect()
+    }
 }
 
 /// A part of a definition, to find it in the file.
@@ -70,6 +106,11 @@ pub enum Subject<'a> {
 }
 
 impl Locations {
+    /// Whether the file names its provider and nothing else.
+    pub(super) fn is_without_parts(&self) -> bool {
+        self.provider.is_some() && !self.has_parts
+    }
+
     /// The span of a part, or of its parent if the file does not name the part.
     pub(crate) fn find(&self, subject: Subject<'_>) -> Option<Span> {
         let place = match subject {
@@ -126,6 +167,23 @@ pub(crate) struct Group {
     pub(crate) fields: Vec<(String, Span)>,
     /// Whether it is a map in which no field is on.
     pub(crate) all_false: bool,
+}
+
+/// Whether a part is `null`, in a word. A key without a value may be a half-written one.
+fn is_unmanaged(node: &Node<'_>) -> bool {
+    matches!(node.value, Value::Null) && !node.span.is_empty()
+}
+
+/// Whether a group changes a shared group. A map of booleans has fields of these names instead.
+pub(super) fn is_delta(node: &Node<'_>) -> bool {
+    let Value::Map(entries) = &node.value else {
+        return false;
+    };
+    let mut keys = entries.iter().map(|(key, _)| key.text());
+    keys.all(|key| key.is_some_and(|key| DELTA_KEYS.contains(&key)))
+        && entries
+            .iter()
+            .any(|(_, value)| matches!(value.value, Value::List(_)))
 }
 
 pub(crate) fn read_definition(source: &Source, tree: &Tree<'_>) -> Definition {
@@ -203,7 +261,7 @@ impl Reader<'_> {
         let (mut icon, mut hold) = (None, None);
         let mut partner_key = DesiredPartnerKey::default();
         let mut fields = BTreeMap::new();
-        let leave = Some("to leave it as it is in Calry, remove the line");
+        locations.has_parts = entries.iter().any(|entry| entry.name != "provider");
         for entry in &entries {
             match entry.name {
                 "provider" => {
@@ -213,23 +271,17 @@ impl Reader<'_> {
                 }
                 "icon" => {
                     locations.icon = Some(entry.at);
-                    icon = self.text("`icon`", entry, leave).and_then(|text| {
-                        let icon = Icon::parse(text);
-                        icon.map_err(|error| {
-                            self.error(
-                                Code::InvalidValue,
-                                entry.value.span,
-                                format!("the icon {error}"),
-                            );
-                        })
-                        .ok()
-                    });
+                    let overrides = &mut locations.overrides;
+                    overrides.icon = is_unmanaged(entry.value);
+                    icon = self.part(entry, overrides, Self::icon);
                 }
                 "partnerKey" => partner_key = self.partner_key(entry, locations),
                 "fieldsToSync" => fields = self.fields(entry, locations),
                 "hold" => {
                     locations.hold = Some(entry.at);
-                    hold = self.hold(entry);
+                    let overrides = &mut locations.overrides;
+                    overrides.hold = is_unmanaged(entry.value);
+                    hold = self.part(entry, overrides, Self::hold);
                 }
                 _ => self.unknown_key(entry, "a definition", &KEYS),
             }
@@ -237,7 +289,7 @@ impl Reader<'_> {
         if !has_provider {
             let stem = self
                 .source
-                .name()
+                .file_name()
                 .rsplit_once('.')
                 .map_or("", |(stem, _)| stem);
             let guess = Provider::parse(&stem.to_ascii_uppercase());
@@ -258,6 +310,37 @@ impl Reader<'_> {
         (provider, desired)
     }
 
+    /// Reads a part that may be `null`. The problems of a `null` count only if there is no shared definition.
+    fn part<T>(
+        &mut self,
+        entry: &Entry<'_>,
+        overrides: &mut Overrides,
+        read: impl FnOnce(&mut Self, &Entry<'_>) -> T,
+    ) -> T {
+        if !is_unmanaged(entry.value) {
+            return read(self, entry);
+        }
+        let problems = std::mem::replace(&mut self.problems, Collector::new(self.source, 0));
+        let part = read(self, entry);
+        let apart = std::mem::replace(&mut self.problems, problems);
+        overrides.problems.extend(apart.finish().diagnostics);
+        part
+    }
+
+    fn icon(&mut self, entry: &Entry<'_>) -> Option<Icon> {
+        let leave = "to leave it as it is in Calry, remove the line";
+        let text = self.text("`icon`", entry, Some(leave))?;
+        Icon::parse(text)
+            .map_err(|error| {
+                _ = self.error(
+                    Code::InvalidValue,
+                    entry.value.span,
+                    format!("the icon {error}"),
+                );
+            })
+            .ok()
+    }
+
     fn provider(&mut self, entry: &Entry<'_>) -> Option<Provider> {
         let text = self.text("`provider`", entry, None)?;
         let provider = Provider::parse(text)
@@ -273,9 +356,9 @@ impl Reader<'_> {
             .ok()?;
         let source = self.source;
         let (stem, ending) = source
-            .name()
+            .file_name()
             .rsplit_once('.')
-            .unwrap_or((source.name(), "yaml"));
+            .unwrap_or((source.file_name(), "yaml"));
         let wanted = provider.file_stem();
         if stem != wanted {
             let message = format!("the file name does not match the provider {provider}");
@@ -309,7 +392,15 @@ impl Reader<'_> {
             {
                 Some(section) => {
                     locations.sections.push((section, entry.at));
-                    *key.section_mut(section) = self.section(section, entry, locations);
+                    if is_unmanaged(entry.value) {
+                        locations.overrides.sections.push(section);
+                        let help = |reader: &mut Self, entry: &Entry<'_>| {
+                            reader.section_entries(section, entry);
+                        };
+                        self.part(entry, &mut locations.overrides, help);
+                    } else {
+                        *key.section_mut(section) = self.section(section, entry, locations);
+                    }
                 }
                 None => self.unknown_key(
                     entry,
@@ -321,14 +412,22 @@ impl Reader<'_> {
         key
     }
 
+    fn section_entries<'n>(
+        &mut self,
+        section: KeySection,
+        entry: &Entry<'n>,
+    ) -> Option<Vec<Entry<'n>>> {
+        let help = "write `name: value` below it, or remove it to leave all as it is in Calry";
+        self.entries(&format!("`{section}`"), entry.at, entry.value, Some(help))
+    }
+
     fn section(
         &mut self,
         section: KeySection,
         entry: &Entry<'_>,
         locations: &mut Locations,
     ) -> Option<BTreeMap<String, DesiredValue>> {
-        let help = "write `name: value` below it, or remove it to leave all as it is in Calry";
-        let entries = self.entries(&format!("`{section}`"), entry.at, entry.value, Some(help))?;
+        let entries = self.section_entries(section, entry)?;
         if entries.len() > MAX_PARAMETERS {
             let message = format!(
                 "`{section}` has {} entries; the limit is {MAX_PARAMETERS}",
@@ -463,6 +562,23 @@ impl Reader<'_> {
                 fields: Vec::new(),
                 all_false: false,
             };
+            if is_unmanaged(entry.value) {
+                let overrides = &mut locations.overrides;
+                overrides.groups.push(group.name.clone());
+                let fields = &mut group.fields;
+                self.part(entry, overrides, |reader, entry| {
+                    reader.group(entry, fields)
+                });
+                locations.groups.push(group);
+                continue;
+            }
+            if is_delta(entry.value) {
+                let delta = self.delta(entry, &mut group.fields);
+                let name = group.name.clone();
+                locations.overrides.deltas.insert(name, delta);
+                locations.groups.push(group);
+                continue;
+            }
             let on = self.group(entry, &mut group.fields);
             let none = on.as_ref().is_some_and(FieldSet::is_empty);
             group.all_false = none && matches!(entry.value.value, Value::Map(_));
@@ -480,46 +596,7 @@ impl Reader<'_> {
     fn group(&mut self, entry: &Entry<'_>, all: &mut Vec<(String, Span)>) -> Option<FieldSet> {
         let what = quote_name(entry.name, "group");
         match &entry.value.value {
-            Value::List(items) => {
-                let mut on = FieldSet::new();
-                let mut seen = HashMap::with_capacity(items.len());
-                let mut valid = true;
-                for item in items {
-                    if let Value::Map(map) = &item.value {
-                        let at = map.first().map_or(entry.at, |(key, _)| key.span);
-                        self.error(Code::WrongType, at, "a field in a list cannot have a value").help("write `- name` for a field that is on, or `name: true` without the dash");
-                        valid = false;
-                        continue;
-                    }
-                    let item = Entry {
-                        name: "",
-                        at: if item.span.is_empty() {
-                            entry.at
-                        } else {
-                            item.span
-                        },
-                        value: item,
-                    };
-                    let field = self
-                        .text("a field", &item, None)
-                        .filter(|name| self.is_valid_field_name(name, item.at, "field"));
-                    let Some(field) = field else {
-                        valid = false;
-                        continue;
-                    };
-                    if let Some(first) = seen.insert(field, item.at) {
-                        self.duplicate(&quote_name(field, "field"), item.at, first);
-                        seen.insert(field, first);
-                        continue;
-                    }
-                    on.insert(field.to_owned());
-                    // What follows an item of another form may belong to that item, and not be a name.
-                    if valid {
-                        all.push((field.to_owned(), item.at));
-                    }
-                }
-                valid.then_some(on)
-            }
+            Value::List(items) => self.field_list(entry, items, all),
             Value::Map(_) => {
                 let mut on = FieldSet::new();
                 let mut valid = true;
@@ -555,6 +632,82 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// The fields that a list names; `None` if it has an error.
+    fn field_list(
+        &mut self,
+        entry: &Entry<'_>,
+        items: &[Node<'_>],
+        all: &mut Vec<(String, Span)>,
+    ) -> Option<FieldSet> {
+        let mut on = FieldSet::new();
+        let mut seen = HashMap::with_capacity(items.len());
+        let mut valid = true;
+        for item in items {
+            if let Value::Map(map) = &item.value {
+                let at = map.first().map_or(entry.at, |(key, _)| key.span);
+                self.error(Code::WrongType, at, "a field in a list cannot have a value")
+                    .help(
+                        "write `- name` for a field that is on, or `name: true` without the dash",
+                    );
+                valid = false;
+                continue;
+            }
+            let item = Entry {
+                name: "",
+                at: if item.span.is_empty() {
+                    entry.at
+                } else {
+                    item.span
+                },
+                value: item,
+            };
+            let field = self
+                .text("a field", &item, None)
+                .filter(|name| self.is_valid_field_name(name, item.at, "field"));
+            let Some(field) = field else {
+                valid = false;
+                continue;
+            };
+            if let Some(first) = seen.insert(field, item.at) {
+                self.duplicate(&quote_name(field, "field"), item.at, first);
+                seen.insert(field, first);
+                continue;
+            }
+            on.insert(field.to_owned());
+            // What follows an item of another form may belong to that item, and not be a name.
+            if valid {
+                all.push((field.to_owned(), item.at));
+            }
+        }
+        valid.then_some(on)
+    }
+
+    /// A group that adds fields to the shared group, or removes some.
+    fn delta(&mut self, entry: &Entry<'_>, all: &mut Vec<(String, Span)>) -> GroupDelta {
+        let mut delta = GroupDelta::default();
+        let what = quote_name(entry.name, "group");
+        let entries = self.entries(&what, entry.at, entry.value, None);
+        for entry in &entries.unwrap_or_default() {
+            let Value::List(items) = &entry.value.value else {
+                let what = quote_name(entry.name, "key");
+                let help = "name the fields in brackets: `[name, type]`";
+                self.wrong_type(&what, entry.at, entry.value, "a list of fields", Some(help));
+                continue;
+            };
+            let fields = self.field_list(entry, items, all).unwrap_or_default();
+            match entry.name {
+                "add" => delta.add = fields,
+                _ => delta.remove = fields,
+            }
+        }
+        if let Some(both) = delta.add.intersection(&delta.remove).next() {
+            let message = format!("{} is both added and removed", quote_name(both, "field"));
+            self.error(Code::InvalidValue, entry.at, message)
+                .help("remove it from one of the two lists");
+        }
+        delta
     }
 
     fn field_state(&mut self, field: &Entry<'_>) -> Option<bool> {

@@ -22,7 +22,23 @@ const MAX_ENTRIES: usize = 50_000;
 /// The most encrypted secrets.
 pub(crate) const MAX_ENCRYPTED_FILES: usize = 1_000;
 /// How often a directory is read that changes meanwhile.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
+
+/// How much may be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    entries: usize,
+    bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: MAX_ENTRIES,
+            bytes: MAX_TOTAL,
+        }
+    }
+}
 
 const HELP_IF_MISSING: &str = "; help: name it with -d, or create it with `calry-gitops pull`";
 
@@ -83,6 +99,8 @@ pub(crate) struct Listing<T> {
     pub(crate) directory: PathBuf,
     /// The result of each file, sorted by name.
     pub(crate) files: Vec<T>,
+    /// What is left of the limits.
+    pub(super) left: Limits,
 }
 
 /// Reads the input files of a directory and passes each to `each`, on all processors.
@@ -91,13 +109,14 @@ pub(crate) struct Listing<T> {
 ///
 /// # Errors
 /// [`DirectoryError`] if the directory as a whole cannot be used. The error of a single file goes to `each`.
-pub(crate) fn read<T: Send>(
+pub(super) fn read<T: Send>(
     directory: &Path,
+    limits: Limits,
     each: impl Fn(&str, Result<Vec<u8>, FileError>) -> T + Sync,
 ) -> Result<Listing<T>, DirectoryError> {
     let mut attempts = 1;
     loop {
-        let (listing, settled) = attempt(directory, &each)?;
+        let (listing, settled) = attempt(directory, limits, &each)?;
         match settled {
             Settled::Yes => return Ok(listing),
             // A dangling link looks like one that is being replaced, but it stays.
@@ -131,6 +150,7 @@ struct ReadFile<T> {
 
 fn attempt<T: Send>(
     directory: &Path,
+    limits: Limits,
     each: &(impl Fn(&str, Result<Vec<u8>, FileError>) -> T + Sync),
 ) -> Result<(Listing<T>, Settled), DirectoryError> {
     let unreadable = |source| DirectoryError::Unreadable {
@@ -138,7 +158,7 @@ fn attempt<T: Send>(
         source,
     };
     let root = fs::canonicalize(directory).map_err(unreadable)?;
-    let entries = list(&root, directory)?;
+    let (entries, count) = list(&root, directory, limits.entries)?;
 
     let total = AtomicU64::new(0);
     let make = |entry: &FileEntry| {
@@ -163,7 +183,7 @@ fn attempt<T: Send>(
             Err(error) => (None, Err(error)),
         };
         let size = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        let small = total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TOTAL;
+        let small = total.fetch_add(size, Ordering::Relaxed) + size <= limits.bytes;
         // Content beyond the limit is dropped at once; the directory is refused below.
         let content = if small {
             content
@@ -178,7 +198,8 @@ fn attempt<T: Send>(
         }
     };
     let files_read = in_parallel(&entries, make);
-    if total.into_inner() > MAX_TOTAL {
+    let total = total.into_inner();
+    if total > limits.bytes {
         return Err(DirectoryError::TooLarge(directory.to_owned()));
     }
 
@@ -199,13 +220,21 @@ fn attempt<T: Send>(
         Listing {
             directory: root,
             files: files_read.into_iter().map(|file| file.result).collect(),
+            left: Limits {
+                entries: limits.entries.saturating_sub(count),
+                bytes: limits.bytes.saturating_sub(total),
+            },
         },
         settled,
     ))
 }
 
-/// The input files of a directory and those that look like one, sorted by name.
-fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
+/// The input files of a directory and those that look like one, sorted by name, and the number of its entries.
+fn list(
+    root: &Path,
+    named: &Path,
+    limit: usize,
+) -> Result<(Vec<FileEntry>, usize), DirectoryError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotADirectory => DirectoryError::NotADirectory(named.to_owned()),
         _ => DirectoryError::Unreadable {
@@ -215,10 +244,12 @@ fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
     };
     let mut entries = Vec::new();
     let mut below = 0;
-    for (count, entry) in fs::read_dir(root).map_err(unreadable)?.enumerate() {
-        if count >= MAX_ENTRIES {
+    let mut count = 0;
+    for entry in fs::read_dir(root).map_err(unreadable)? {
+        if count >= limit {
             return Err(DirectoryError::TooManyEntries(named.to_owned()));
         }
+        count += 1;
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
         let kind = entry.file_type().ok();
@@ -241,7 +272,7 @@ fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
         });
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    Ok((entries, count))
 }
 
 /// The encrypted secrets of a directory, and the record of their recipients. A link is followed within the directory only.
@@ -479,7 +510,7 @@ mod tests {
     fn a_config_map_that_is_swapped_while_it_is_read_is_never_read_in_part() {
         let dir = config_map();
         let seen = AtomicUsize::new(0);
-        let listing = read(dir.path(), |_, content| {
+        let listing = read(dir.path(), Limits::default(), |_, content| {
             if seen.fetch_add(1, Ordering::Relaxed) == 0 {
                 flip(dir.path(), "..2");
                 fs::remove_dir_all(dir.path().join("..1")).unwrap();
@@ -510,7 +541,7 @@ mod tests {
     #[test]
     fn a_checkout_whose_link_is_replaced_while_it_is_read_is_read_again() {
         let (_dir, current) = checkouts();
-        let listing = read(&current, |_, content| {
+        let listing = read(&current, Limits::default(), |_, content| {
             check_out(&current, "two");
             text(content)
         });
@@ -520,7 +551,7 @@ mod tests {
     #[test]
     fn a_directory_that_never_settles_is_an_error() {
         let (_dir, current) = checkouts();
-        let listing = read(&current, |_, content| {
+        let listing = read(&current, Limits::default(), |_, content| {
             check_out(&current, if text(content) == "one" { "two" } else { "one" });
         });
         assert!(matches!(listing, Err(DirectoryError::Unsettled(_))));
@@ -531,7 +562,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         symlink("nowhere", dir.path().join("a.yaml")).unwrap();
         let seen = AtomicUsize::new(0);
-        let listing = read(dir.path(), |_, content| {
+        let listing = read(dir.path(), Limits::default(), |_, content| {
             seen.fetch_add(1, Ordering::Relaxed);
             text(content)
         });
@@ -553,10 +584,10 @@ mod tests {
             write(&format!("{n}.yaml"), MAX_FILE);
         }
         let size = |_: &str, content: Result<Vec<u8>, FileError>| content.unwrap().len() as u64;
-        let listing = read(dir.path(), size).unwrap();
+        let listing = read(dir.path(), Limits::default(), size).unwrap();
         assert_eq!(listing.files.iter().sum::<u64>(), MAX_TOTAL);
         write("more.yaml", 1);
-        let refused = read(dir.path(), |_, _| ());
+        let refused = read(dir.path(), Limits::default(), |_, _| ());
         assert!(matches!(refused, Err(DirectoryError::TooLarge(_))));
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::definition::KEYS;
+use super::definition::{KEYS, is_delta};
 use super::mask::is_boolean_elsewhere;
 use super::yaml::{self, Node, Value};
 use crate::model::{Desired, DesiredValue, FieldSet, Icon, KeySection, SecretName, Template};
@@ -16,6 +16,8 @@ use crate::model::{Desired, DesiredValue, FieldSet, Icon, KeySection, SecretName
 pub enum Edit {
     /// Set the icon, or stop managing it.
     Icon(Option<Icon>),
+    /// Stop managing the icon, although the shared definition has one.
+    UnmanagedIcon,
     /// Switch a field of a managed group on or off. A list needs no change for a field that is off and not in it.
     Field {
         group: String,
@@ -51,6 +53,16 @@ pub enum NewValue {
 }
 
 impl NewValue {
+    /// The value of a file, if it is a reference or empty.
+    pub(super) fn of(value: &DesiredValue) -> Option<Self> {
+        let source = value.template.to_source();
+        let new = match value.references().next() {
+            Some(name) => Self::Secret(name.clone()),
+            None => Self::Empty,
+        };
+        (new.text() == source.expose()).then_some(new)
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Secret(name) => format!("${{secret:{name}}}"),
@@ -71,6 +83,7 @@ impl Edit {
     pub(super) fn apply(&self, desired: &mut Desired) -> Option<()> {
         match self {
             Self::Icon(icon) => desired.icon.clone_from(icon),
+            Self::UnmanagedIcon => desired.icon = None,
             Self::Field {
                 group,
                 field,
@@ -115,6 +128,7 @@ impl Edit {
                 editor.put(&["icon"], NewNode::Text(icon.as_str().to_owned()))
             }
             Self::Icon(None) => editor.remove(&["icon"]),
+            Self::UnmanagedIcon => editor.put(&["icon"], NewNode::Null),
             Self::Field { group, field, on } => {
                 let (key, value) = editor.find(&["fieldsToSync", group])?;
                 match (&value.value, on) {
@@ -132,10 +146,17 @@ impl Edit {
                     _ => None,
                 }
             }
-            Self::Group { group, on } => editor.put(
-                &["fieldsToSync", group],
-                NewNode::List(on.iter().map(String::as_str).collect()),
-            ),
+            Self::Group { group, on } => {
+                let path = ["fieldsToSync", group.as_str()];
+                // A group that changes the shared one is replaced.
+                if let Some((_, value)) = editor.find(&path)
+                    && is_delta(value)
+                {
+                    return self.edit(&editor.remove(&path)?);
+                }
+                let on = on.iter().map(String::as_str);
+                editor.put(&path, NewNode::List(on.collect()))
+            }
             Self::Value {
                 section,
                 name,
@@ -172,6 +193,7 @@ impl Edit {
 }
 
 pub(super) enum NewNode<'a> {
+    Null,
     Bool(bool),
     Text(String),
     List(Vec<&'a str>),
@@ -182,6 +204,7 @@ impl NewNode<'_> {
     /// The node on one line. `flow`: within brackets.
     fn inline(&self, flow: bool) -> String {
         match self {
+            Self::Null => "null".to_owned(),
             Self::Bool(on) => on.to_string(),
             Self::Text(text) => scalar(text, flow),
             Self::List(items) => format!(

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value as Json, json};
 
 use super::definition::{
-    MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name,
+    DELTA_KEYS, MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name,
+    is_group_name,
 };
 use super::edit::NewNode;
+use super::shared::MAX_PATH;
 use super::workspace::MAX_UNMANAGED;
 use crate::desired::encrypted::MAX_RECIPIENTS;
 use crate::model::{
@@ -35,12 +37,21 @@ fn groups(known: &Catalogue) -> Json {
             .iter()
             .map(|name| (*name, json!({"type": "boolean"})))
             .collect();
+        let list = json!({"type": "array", "uniqueItems": true, "items": {"type": "string", "enum": fields}});
         let schema = json!({
             "description": "The fields that Calry copies: a list of those that are on, or a map of `field: true` and \
                             `field: false`. A field that is not named is off; `[]` switches every field off.",
             "anyOf": [
-                {"type": "array", "uniqueItems": true, "items": {"type": "string", "enum": fields}},
+                list,
                 {"type": "object", "properties": by_field, "additionalProperties": false},
+                {
+                    "description": "Fields that are added to the shared group, and fields that are removed from it.",
+                    "type": "object",
+                    "properties": DELTA_KEYS.map(|key| (key, list.clone())).into_iter().collect::<BTreeMap<_, _>>(),
+                    "minProperties": 1,
+                    "additionalProperties": false,
+                },
+                {"description": NOT_MANAGED, "type": "null"},
             ],
         });
         (name.to_owned(), schema)
@@ -52,6 +63,9 @@ fn groups(known: &Catalogue) -> Json {
         .collect::<serde_json::Map<_, _>>()
         .into()
 }
+
+/// What `null` means for a part.
+const NOT_MANAGED: &str = "Not managed in this workspace, although the shared definition has it.";
 
 /// The schema of a section of a partner key.
 fn section_schema(section: KeySection) -> Json {
@@ -74,7 +88,7 @@ fn section_schema(section: KeySection) -> Json {
     };
     json!({
         "description": description,
-        "type": "object",
+        "type": ["object", "null"],
         "maxProperties": MAX_PARAMETERS,
         "propertyNames": {"type": "string", "pattern": name, "maxLength": MAX_PARAMETER_NAME},
         "additionalProperties": {
@@ -104,7 +118,7 @@ pub fn definition_schema(known: &Catalogue) -> String {
     });
     let icon = json!({
         "description": "The absolute http or https URL of the icon. If it is left out, the icon is not changed in Calry.",
-        "type": "string",
+        "type": ["string", "null"],
         "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@]+([/?#]\S*)?$",
         "maxLength": Icon::MAX_LEN,
     });
@@ -123,7 +137,7 @@ pub fn definition_schema(known: &Catalogue) -> String {
         "properties": groups(known),
         "additionalProperties": false,
     });
-    let hold = hold_schema("this provider");
+    let hold = hold_schema("this provider", json!(["object", "null"]));
     text(&json!({
         "$schema": DIALECT,
         "title": "Integration definition",
@@ -142,7 +156,7 @@ pub fn definition_schema(known: &Catalogue) -> String {
     }))
 }
 
-fn hold_schema(what: &str) -> Json {
+fn hold_schema(what: &str, kind: Json) -> Json {
     let until = json!({
         "description": "The last day on which the hold is in force, UTC: YYYY-MM-DD.",
         "type": "string",
@@ -156,7 +170,7 @@ fn hold_schema(what: &str) -> Json {
     });
     json!({
         "description": format!("Suspends all changes to {what} until a date."),
-        "type": "object",
+        "type": kind,
         "properties": {"until": until, "reason": reason},
         "required": ["until"],
         "additionalProperties": false,
@@ -171,6 +185,13 @@ pub fn workspace_schema() -> String {
         "type": "string",
         "pattern": "^[A-Za-z0-9._-]+$",
         "maxLength": Slug::MAX_LEN,
+    });
+    let extends = json!({
+        "description": "The path of a directory of definitions that several workspaces share, such as ../shared. A file of this \
+                        directory overrides the shared definition of its provider part by part.",
+        "type": "string",
+        "pattern": r"^(\.\./)+[^./][^/]*(/[^./][^/]*)*/?$",
+        "maxLength": MAX_PATH,
     });
     let time = |what: &str| {
         json!({
@@ -215,7 +236,8 @@ pub fn workspace_schema() -> String {
         "type": "object",
         "properties": {
             "slug": slug,
-            "hold": hold_schema("all providers"),
+            "extends": extends,
+            "hold": hold_schema("all providers", json!("object")),
             "freeze": freeze,
             "unmanaged": unmanaged,
             "secretRecipients": {

@@ -4,7 +4,7 @@
 //!
 //! Never: use the network.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use std::{fs, io};
 use jiff::civil::Date;
 
 use super::catalogue::names_in;
-use super::definition::{self, Definition, Group, Locations, Subject};
-use super::directory::{self, DirectoryError, FileError, LookAlike};
+use super::definition::{self, Definition, Group, Locations, Overrides, Subject};
+use super::directory::{self, DirectoryError, FileError, Limits, LookAlike};
 use super::edit::Edit;
 use super::format::{self, DEFINITION_SCHEMA};
+use super::reader::quote_name;
+use super::shared::{self, SharedError, SharedPath};
 use super::source::{Collected, Collector, Source};
 use super::workspace::{WorkspaceFile, ended_hold, read_workspace};
 use super::write::FileWrite;
@@ -27,7 +29,7 @@ use crate::desired::encrypted::{
 };
 use crate::model::{
     Catalogue, Code, Desired, Diagnostic, Excerpt, Hold, KeySection, LiveNames, PartnerKey,
-    Provider, Secret, SecretName, Severity, Slug, WorkspaceHolds, printable,
+    Provider, Secret, SecretName, Severity, SharedSource, Slug, WorkspaceHolds, printable,
 };
 
 /// The definitions of a directory at one moment.
@@ -38,6 +40,8 @@ pub struct Loaded {
     pub pin: Pin,
     /// When nothing may be written, by `workspace.yaml`.
     pub holds: WorkspaceHolds,
+    /// The shared directory that `workspace.yaml` extends.
+    pub shared: Option<SharedDirectory>,
     /// The encrypted secrets beside the files.
     pub encrypted: EncryptedSecrets,
     /// `workspace.yaml`, if it is valid.
@@ -62,13 +66,36 @@ pub enum Pin {
     Invalid,
 }
 
+/// The shared directory of a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedDirectory {
+    /// Its path from the definitions directory, as `workspace.yaml` names it: the first part of the names of its files.
+    pub path: SharedPath,
+    /// Where it is.
+    pub directory: PathBuf,
+}
+
+/// The definition of one provider: a file of the directory, of the shared directory, or one of each.
 #[derive(Debug)]
 pub struct DefinitionFile {
+    /// The file of the directory. If there is none, the shared file, with the path of the shared directory.
     pub name: String,
     /// Its provider: from its text, or from its name if the text has no valid one.
     pub provider: Option<Provider>,
-    /// `None` if the file has an error.
+    /// `None` if a file of the definition has an error.
     pub desired: Option<Arc<Desired>>,
+    /// The parts that are in a shared file.
+    pub shared: Option<Arc<SharedSource>>,
+    text: FileText,
+    /// The text of the shared file, if there is another one.
+    shared_text: Option<FileText>,
+    /// The definition of the shared file, if there are two files.
+    shared_desired: Option<Arc<Desired>>,
+}
+
+/// The text of a file, and where its parts are.
+#[derive(Debug)]
+pub(super) struct FileText {
     source: Source,
     pub(super) locations: Locations,
     /// How many of its problems were reported.
@@ -93,8 +120,34 @@ pub enum MissingSecrets {
 /// [`DirectoryError`] if the directory as a whole cannot be used, or is empty. Problems of single files are in
 /// [`Loaded::diagnostics`].
 pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
-    let listing = directory::read(directory, read_file)?;
-    Loaded::from_files(listing.directory, listing.files).reject_empty(directory)
+    read_directory(directory)?.reject_empty(directory)
+}
+
+/// Reads a directory and the shared directory that it extends, as they were at one moment.
+fn read_directory(directory: &Path) -> Result<Loaded, DirectoryError> {
+    let mut attempts = directory::ATTEMPTS;
+    loop {
+        let listing = directory::read(directory, Limits::default(), read_file)?;
+        let (root, left) = (listing.directory, listing.left);
+        let read = |path: &SharedPath| {
+            let found = path.locate(&root)?;
+            let each = |name: &str, content| read_shared_file(path, name, content);
+            let listing = directory::read(&found, left, each)?;
+            Ok(SharedFiles {
+                directory: listing.directory,
+                files: listing.files,
+            })
+        };
+        let loaded = Loaded::combine(root.clone(), listing.files, read);
+        attempts -= 1;
+        // git-sync replaces both directories at once.
+        if loaded.extends().is_none() || fs::canonicalize(directory).ok().as_ref() == Some(&root) {
+            return Ok(loaded);
+        }
+        if attempts == 0 {
+            return Err(DirectoryError::Unsettled(directory.to_owned()));
+        }
+    }
 }
 
 /// Reads a directory that may be empty or missing, because its first files are about to be written.
@@ -102,8 +155,8 @@ pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
 /// # Errors
 /// [`DirectoryError`] if it exists and cannot be used.
 pub fn load_or_empty(directory: &Path) -> Result<Loaded, DirectoryError> {
-    let canonical = match directory::read(directory, read_file) {
-        Ok(listing) => return Ok(Loaded::from_files(listing.directory, listing.files)),
+    let canonical = match read_directory(directory) {
+        Ok(loaded) => return Ok(loaded),
         Err(DirectoryError::Empty { .. }) => fs::canonicalize(directory),
         Err(DirectoryError::Unreadable { source, .. })
             if source.kind() == io::ErrorKind::NotFound =>
@@ -119,11 +172,45 @@ pub fn load_or_empty(directory: &Path) -> Result<Loaded, DirectoryError> {
     Ok(Loaded::from_files(canonical.map_err(unreadable)?, []))
 }
 
-/// Reads definition files that are in memory, each with its name. There is no directory.
+/// Reads definition files that are in memory, each with its name. There is no directory. The name of a shared file begins with
+/// the path of its directory: `../shared/hostaway.yaml`.
 #[must_use]
 pub fn load_texts<'a>(files: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Loaded {
+    let (shared, own): (Vec<_>, Vec<_>) = files
+        .into_iter()
+        .partition(|(name, _)| name.starts_with("../"));
     let read = |(name, text)| read_file(name, Ok(text));
-    Loaded::from_files(PathBuf::new(), files.into_iter().map(read))
+    Loaded::combine(PathBuf::new(), own.into_iter().map(read), |path| {
+        let files = shared.into_iter().filter_map(|(name, text)| {
+            let name = name.strip_prefix(&path.to_string())?.strip_prefix('/')?;
+            Some(read_shared_file(path, name, Ok(text)))
+        });
+        let files: Vec<_> = files.collect();
+        match files.is_empty() {
+            true => Err(SharedError::Missing),
+            false => Ok(SharedFiles {
+                directory: PathBuf::new(),
+                files,
+            }),
+        }
+    })
+}
+
+/// A file that was read by itself, and its problems.
+pub(crate) type ReadFile = (FileContent, Vec<Diagnostic>);
+
+/// The files of a shared directory.
+pub(crate) struct SharedFiles {
+    pub(crate) directory: PathBuf,
+    pub(crate) files: Vec<ReadFile>,
+}
+
+/// The shared directory that the text of a `workspace.yaml` extends, if the text is valid.
+pub(crate) fn extended_by(name: &str, text: &[u8]) -> Option<SharedPath> {
+    match read_file(name, Ok(text.to_vec())) {
+        (FileContent::Workspace(_, Some(file)), _) => file.extends.map(|(path, _)| path),
+        _ => None,
+    }
 }
 
 /// A file, by its role.
@@ -139,17 +226,28 @@ pub(crate) enum FileContent {
 }
 
 /// Reads one file, without comparing it with others.
-pub(crate) fn read_file(
+pub(crate) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> ReadFile {
+    read_named(name, name, content)
+}
+
+/// Reads one file of a shared directory.
+pub(crate) fn read_shared_file(
+    path: &SharedPath,
     name: &str,
     content: Result<Vec<u8>, FileError>,
-) -> (FileContent, Vec<Diagnostic>) {
+) -> ReadFile {
+    read_named(name, &path.file(name), content)
+}
+
+/// `shown` is its name in messages.
+fn read_named(name: &str, shown: &str, content: Result<Vec<u8>, FileError>) -> ReadFile {
     if let Some(file) = directory::encrypted_file(OsStr::new(name)) {
-        return read_encrypted(name, file, content);
+        return read_encrypted(shown, file, content);
     }
     if let Some(look_alike) = LookAlike::of(OsStr::new(name)) {
         return (
             FileContent::LookAlike,
-            vec![look_alike_problem(name, look_alike)],
+            vec![look_alike_problem(name, shown, look_alike)],
         );
     }
     if name == DEFINITION_SCHEMA {
@@ -160,7 +258,7 @@ pub(crate) fn read_file(
             Ok(names) => (FileContent::Schema(names), Vec::new()),
             Err(problem) => (
                 FileContent::Schema(Catalogue::default()),
-                vec![schema_problem(name, &problem)],
+                vec![schema_problem(shown, &problem)],
             ),
         };
     }
@@ -168,7 +266,7 @@ pub(crate) fn read_file(
         // A byte-order mark is not part of the text.
         Ok(Ok(text)) => (
             Source::new(
-                name,
+                shown,
                 text.strip_prefix('\u{feff}')
                     .map(str::to_owned)
                     .unwrap_or(text),
@@ -177,7 +275,10 @@ pub(crate) fn read_file(
         ),
         Ok(Err(error)) => {
             let at = error.utf8_error().valid_up_to();
-            let source = Source::new(name, String::from_utf8_lossy(error.as_bytes()).into_owned());
+            let source = Source::new(
+                shown,
+                String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            );
             let problem = (
                 Code::Unreadable,
                 Some(Span::new(at, at)),
@@ -187,7 +288,7 @@ pub(crate) fn read_file(
             (source, Some(problem))
         }
         Err(error) => (
-            Source::new(name, String::new()),
+            Source::new(shown, String::new()),
             Some((Code::Unreadable, None, format!("the file {error}"), None)),
         ),
     };
@@ -227,12 +328,17 @@ pub(crate) fn read_file(
     };
     let by_name = || Provider::parse(&name.rsplit_once('.')?.0.to_ascii_uppercase()).ok();
     let file = DefinitionFile {
-        name: name.to_owned(),
+        name: shown.to_owned(),
         provider: read.provider.or_else(by_name),
         desired: read.desired.map(Arc::new),
-        source,
-        locations: read.locations,
-        reported: read.collected.diagnostics.len(),
+        shared: None,
+        text: FileText {
+            source,
+            locations: read.locations,
+            reported: read.collected.diagnostics.len(),
+        },
+        shared_text: None,
+        shared_desired: None,
     };
     (
         FileContent::Definition(Box::new(file)),
@@ -303,18 +409,21 @@ fn is_workspace(name: &str) -> bool {
 /// A new file for a provider, made of edits. `None` if they cannot be written.
 #[must_use]
 pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<FileWrite> {
-    let fields = BTreeMap::new();
-    let nothing = Desired {
-        provider: provider.clone(),
-        icon: None,
-        partner_key: PartnerKey::default(),
-        fields,
-        hold: None,
-    };
-    let wanted = apply_edits(nothing, edits)?;
+    let wanted = apply_edits(nothing(provider), edits)?;
     let name = format!("{}.yaml", provider.file_stem());
     let text = format::definition(&wanted);
     produces(&name, &text, &wanted).then(|| FileWrite::new(&name, text))
+}
+
+/// The desired state of a provider of which nothing is managed.
+fn nothing(provider: &Provider) -> Desired {
+    Desired {
+        provider: provider.clone(),
+        icon: None,
+        partner_key: PartnerKey::default(),
+        fields: BTreeMap::new(),
+        hold: None,
+    }
 }
 
 #[must_use]
@@ -323,7 +432,7 @@ pub fn draft_pin(slug: &Slug) -> FileWrite {
 }
 
 /// Warns of a file that is not read.
-fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
+fn look_alike_problem(name: &str, shown: &str, look_alike: LookAlike) -> Diagnostic {
     let lower = printable(&name.to_ascii_lowercase());
     let (message, help) = match look_alike {
         LookAlike::Spelling if is_workspace(&lower) => (
@@ -339,7 +448,7 @@ fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
             "move it up one directory, or out of it if it is not a definition".to_owned(),
         ),
     };
-    let source = Source::new(name, String::new());
+    let source = Source::new(shown, String::new());
     let problem = source.diagnostic(Severity::Warning, Code::FileName, None, message.to_owned());
     Diagnostic {
         help: Some(help),
@@ -372,43 +481,213 @@ fn produces(name: &str, text: &str, wanted: &Desired) -> bool {
         == Some(wanted)
 }
 
+/// Makes edits in a text; `None` if its form cannot be edited in place.
+fn edit_text(text: &str, edits: &[Edit]) -> Option<String> {
+    /// Each edit parses the whole text.
+    const MAX_EDITS: usize = 1_000;
+    let mut edits = (edits.len() <= MAX_EDITS).then_some(edits)?.iter();
+    edits.try_fold(text.to_owned(), |text, edit| edit.edit(&text))
+}
+
+/// Whether a file of this name and text, over a shared definition, is valid and gives exactly this desired state.
+fn produces_over(shared: Desired, name: &str, text: &str, wanted: &Desired) -> bool {
+    let (FileContent::Definition(file), _) = read_file(name, Ok(text.as_bytes().to_vec())) else {
+        return false;
+    };
+    let merged = file.desired.and_then(|own| {
+        let (own, shared) = (Arc::unwrap_or_clone(own), apply_edits(shared, &[])?);
+        let own = apply_edits(own, &[])?;
+        Some(shared::merge(&own, &file.text.locations.overrides, &shared))
+    });
+    merged.as_ref() == Some(wanted)
+}
+
 impl DefinitionFile {
-    /// The file with edits made in its text; `None` if its form cannot be edited in place.
+    /// The name of the file in the definitions directory, which may not exist yet.
+    #[must_use]
+    pub fn own_name(&self) -> String {
+        match &self.provider {
+            Some(provider) if self.is_only_shared() => format!("{}.yaml", provider.file_stem()),
+            _ => self.name.clone(),
+        }
+    }
+
+    const fn is_only_shared(&self) -> bool {
+        self.shared.is_some() && self.shared_text.is_none()
+    }
+
+    /// The file with edits made in its text; `None` if its form cannot be edited in place. A part that is in a shared file becomes
+    /// a part of the workspace's own file, which may be a new one.
     #[must_use]
     pub fn edit(&self, edits: &[Edit]) -> Option<FileWrite> {
-        /// Each edit parses the whole text.
-        const MAX_EDITS: usize = 1_000;
-        let wanted = apply_edits(Desired::clone(self.desired.as_ref()?), edits)?;
-        let text = (edits.len() <= MAX_EDITS).then(|| {
-            edits
-                .iter()
-                .try_fold(self.source.text().to_owned(), |text, edit| edit.edit(&text))
-        })??;
-        produces(&self.name, &text, &wanted)
-            .then(|| FileWrite::replacing(&self.name, self.source.text(), text))
+        let desired = self.desired.as_deref()?;
+        let wanted = apply_edits(desired.clone(), edits)?;
+        let source = &self.text.source;
+        let Some(shared) = &self.shared else {
+            let text = edit_text(source.text(), edits)?;
+            return produces(&self.name, &text, &wanted)
+                .then(|| FileWrite::replacing(&self.name, source.text(), text));
+        };
+        let edits = shared::overriding_edits(shared, &wanted, edits)?;
+        let name = self.own_name();
+        if self.is_only_shared() {
+            let text = edit_text(&format::definition(&nothing(&desired.provider)), &edits)?;
+            return produces_over(desired.clone(), &name, &text, &wanted)
+                .then(|| FileWrite::new(&name, text));
+        }
+        let below = Desired::clone(self.shared_desired.as_ref()?);
+        let text = edit_text(source.text(), &edits)?;
+        produces_over(below, &name, &text, &wanted)
+            .then(|| FileWrite::replacing(&name, source.text(), text))
+    }
+
+    /// The file of the directory and the shared file, or the one of them that there is.
+    fn texts(&self) -> impl Iterator<Item = &FileText> {
+        [&self.text].into_iter().chain(&self.shared_text)
+    }
+
+    pub(super) fn locations(&self) -> impl Iterator<Item = &Locations> {
+        self.texts().map(|text| &text.locations)
+    }
+
+    /// The name of the shared file, if it is another one.
+    fn shared_name(&self) -> Option<&str> {
+        self.shared_text.as_ref().map(|text| text.source.name())
+    }
+
+    /// Takes the parts that this file does not have from the shared definition.
+    fn extend(&mut self, shared: Self) -> Vec<Diagnostic> {
+        let mut shared_text = shared.text;
+        let mut diagnostics = Vec::new();
+        self.desired = match (&self.desired, &shared.desired) {
+            (Some(own), Some(base)) => {
+                let overrides = &self.text.locations.overrides;
+                let mut source = shared::source(own, overrides, base);
+                source.file.clone_from(&shared.name);
+                shared_text.locations.keep_only(&source);
+                self.shared = Some(Arc::new(source));
+                let merged = shared::merge(own, overrides, base);
+                self.shared_desired = Some(Arc::clone(base));
+                Some(Arc::new(merged))
+            }
+            _ => {
+                self.shared = shared.shared;
+                None
+            }
+        };
+        let merged = self.desired.clone();
+        diagnostics.extend(self.diagnose(true, |problems, locations| {
+            let overrides = &locations.overrides;
+            for group in &locations.groups {
+                let is_delta = overrides.deltas.contains_key(&group.name);
+                let merged = merged.as_ref().filter(|_| is_delta);
+                match merged.map(|merged| merged.fields.get(&group.name)) {
+                    Some(None) => report_delta(problems, group),
+                    Some(Some(on)) if on.is_empty() => {
+                        definition::warn_all_off(problems, Code::AllOff, group);
+                    }
+                    _ => {}
+                }
+            }
+            if locations.is_without_parts() {
+                let message = format!("the file changes nothing of `{}`", shared.name);
+                problems
+                    .error(Code::MissingKey, locations.provider, message)
+                    .help("add what is different for this workspace, or remove the file");
+            }
+        }));
+        self.shared_text = Some(shared_text);
+        diagnostics
+    }
+
+    /// Refuses what has a meaning with a shared definition only.
+    fn refuse_overrides(&mut self) -> Vec<Diagnostic> {
+        let null = std::mem::take(&mut self.text.locations.overrides.problems);
+        if !null.is_empty() {
+            self.desired = None;
+            self.text.reported += null.len();
+        }
+        let mut diagnostics = null;
+        diagnostics.extend(self.diagnose(true, |problems, locations| {
+            let deltas = &locations.overrides.deltas;
+            let groups = locations.groups.iter();
+            groups
+                .filter(|group| deltas.contains_key(&group.name))
+                .for_each(|group| report_delta(problems, group));
+        }));
+        diagnostics
     }
 
     /// Adds problems that the text alone does not show. If `fatal`, an error makes the file invalid.
     pub(super) fn diagnose(
         &mut self,
         fatal: bool,
-        diagnose: impl FnOnce(&mut Collector<'_>, &Locations),
+        mut diagnose: impl FnMut(&mut Collector<'_>, &Locations),
     ) -> Vec<Diagnostic> {
-        let mut problems = Collector::new(&self.source, self.reported);
-        diagnose(&mut problems, &self.locations);
-        let collected = problems.finish();
-        self.reported += collected.diagnostics.len();
-        if collected.has_errors && fatal {
-            self.desired = None;
+        let mut diagnostics = Vec::new();
+        for text in [&mut self.text].into_iter().chain(&mut self.shared_text) {
+            let mut problems = Collector::new(&text.source, text.reported);
+            diagnose(&mut problems, &text.locations);
+            let collected = problems.finish();
+            text.reported += collected.diagnostics.len();
+            if collected.has_errors && fatal {
+                self.desired = None;
+            }
+            diagnostics.extend(collected.diagnostics);
         }
-        collected.diagnostics
+        diagnostics
     }
+}
+
+/// Reports a group that changes a shared group, if there is none.
+fn report_delta(problems: &mut Collector<'_>, group: &Group) {
+    let message = format!(
+        "{} adds to or removes from a shared group, and there is none",
+        quote_name(&group.name, "group")
+    );
+    problems
+        .error(Code::InvalidValue, Some(group.at), message)
+        .help("write the fields that are on as a list: `[name, type]`");
+}
+
+/// Reports files with one provider. None of them is used.
+fn refuse_two_files_for_one_provider(all: &mut [DefinitionFile]) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
+    let mut files: HashMap<Provider, Vec<usize>> = HashMap::with_capacity(all.len());
+    for (at, file) in all.iter().enumerate() {
+        if let Some(provider) = &file.provider {
+            files.entry(provider.clone()).or_default().push(at);
+        }
+    }
+    for (provider, files) in files {
+        let named = files.iter().filter_map(|at| all.get(*at));
+        let names: Vec<String> = named.map(|file| file.name.clone()).collect();
+        let [first, second, rest @ ..] = names.as_slice() else {
+            continue;
+        };
+        let more = match rest.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        for at in files {
+            let Some(file) = all.get_mut(at) else {
+                continue;
+            };
+            let other = if file.name == *first { second } else { first };
+            diagnostics.extend(file.diagnose(true, |problems, locations| {
+                let message = format!("{provider} has another file: `{other}`{more}");
+                problems.error(Code::DuplicateProvider, locations.provider, message).help("keep one file for each provider: remove the others, or correct their `provider`");
+            }));
+        }
+    }
+    diagnostics
 }
 
 impl Loaded {
     /// Refuses a directory without a definition file. `named` is the path that the user gave.
     pub(crate) fn reject_empty(self, named: &Path) -> Result<Self, DirectoryError> {
-        if !self.files.is_empty() {
+        // What the directory wants is then not known, and `workspace.yaml` has the problem.
+        if !self.files.is_empty() || self.pin == Pin::Invalid {
             return Ok(self);
         }
         let look_alikes = self.diagnostics.into_iter();
@@ -420,14 +699,21 @@ impl Loaded {
         })
     }
 
-    /// Combines files that were read one by one.
-    pub(crate) fn from_files(
+    /// Combines files that were read one by one, without a shared directory.
+    fn from_files(directory: PathBuf, files: impl IntoIterator<Item = ReadFile>) -> Self {
+        Self::combine(directory, files, |_| Err(SharedError::Missing))
+    }
+
+    /// Combines files that were read one by one with those of the shared directory, which `read_shared` reads.
+    pub(crate) fn combine(
         directory: PathBuf,
-        files: impl IntoIterator<Item = (FileContent, Vec<Diagnostic>)>,
+        files: impl IntoIterator<Item = ReadFile>,
+        read_shared: impl FnOnce(&SharedPath) -> Result<SharedFiles, SharedError>,
     ) -> Self {
         let mut loaded = Self {
             directory,
             pin: Pin::None,
+            shared: None,
             holds: WorkspaceHolds::default(),
             encrypted: EncryptedSecrets::default(),
             workspace: None,
@@ -450,34 +736,161 @@ impl Loaded {
                 FileContent::LookAlike => {}
             }
         }
-        loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
         loaded.pin(pins);
-        loaded.refuse_two_files_for_one_provider();
+        loaded
+            .diagnostics
+            .extend(refuse_two_files_for_one_provider(&mut loaded.files));
+        let extended = loaded.extends().map(|path| (read_shared(&path), path));
+        match extended {
+            Some((Ok(files), path)) => loaded.extend(path, files),
+            Some((Err(error), path)) => loaded.refuse_shared(&path, &error),
+            None if loaded.pin == Pin::Invalid => {}
+            None => {
+                for file in &mut loaded.files {
+                    loaded.diagnostics.extend(file.refuse_overrides());
+                }
+            }
+        }
+        loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
         loaded.check_unmanaged();
         loaded.check_recipients();
         loaded.sort();
         loaded
     }
 
+    /// The shared directory that `workspace.yaml` names.
+    fn extends(&self) -> Option<SharedPath> {
+        let (_, file) = self.workspace.as_ref()?;
+        file.extends.as_ref().map(|(path, _)| path.clone())
+    }
+
+    /// Reports a shared directory that cannot be used. What its files say is not known, so nothing may be planned.
+    fn refuse_shared(&mut self, path: &SharedPath, error: &SharedError) {
+        self.pin = Pin::Invalid;
+        if let Some((source, file)) = &self.workspace {
+            let at = file.extends.as_ref().map(|(_, at)| *at);
+            let message = format!("the shared directory `{path}` {error}");
+            let mut problem = source.diagnostic(Severity::Error, Code::InvalidValue, at, message);
+            problem.help = Some(error.help().to_owned());
+            self.diagnostics.push(problem);
+        }
+    }
+
+    /// Takes the definitions of the shared directory over.
+    fn extend(&mut self, path: SharedPath, shared: SharedFiles) {
+        let mut files = Vec::new();
+        for (read, diagnostics) in shared.files {
+            match read {
+                FileContent::Definition(file) => files.push(*file),
+                FileContent::Schema(names) => self.schema.extend(&names),
+                FileContent::LookAlike | FileContent::Record(_) => {}
+                FileContent::Encrypted(secret, _) => {
+                    let file = path.file(&format!("{DIRECTORY}/{secret}{ENDING}"));
+                    let message = "the secret is not used: it is in a shared directory";
+                    let mut problem = Source::new(&file, String::new()).diagnostic(
+                        Severity::Warning,
+                        Code::FileName,
+                        None,
+                        message,
+                    );
+                    problem.help = Some(format!(
+                        "move it into the directory `{DIRECTORY}` of the workspace"
+                    ));
+                    self.diagnostics.push(problem);
+                    continue;
+                }
+                FileContent::Workspace(source, _) => {
+                    // Its own `extends` would be a second level.
+                    let message = "a shared directory has no workspace of its own";
+                    let mut problem =
+                        source.diagnostic(Severity::Error, Code::InvalidValue, None, message);
+                    problem.help = Some(
+                        "remove the file, or name a directory without one in `extends`".to_owned(),
+                    );
+                    self.diagnostics.push(problem);
+                    self.pin = Pin::Invalid;
+                    continue;
+                }
+            }
+            self.diagnostics.extend(diagnostics);
+        }
+        self.shared = Some(SharedDirectory {
+            path: path.clone(),
+            directory: shared.directory,
+        });
+        if files.is_empty() {
+            self.refuse_shared(&path, &SharedError::Empty);
+        }
+        self.diagnostics
+            .extend(refuse_two_files_for_one_provider(&mut files));
+        let own = self.files.iter().enumerate();
+        let own: HashMap<Provider, usize> = own
+            .filter_map(|(at, file)| Some((file.provider.clone()?, at)))
+            .collect();
+        for mut file in files {
+            self.diagnostics.extend(file.refuse_overrides());
+            if let Some(desired) = &file.desired {
+                let mut source =
+                    shared::source(&nothing(&desired.provider), &Overrides::default(), desired);
+                source.file.clone_from(&file.name);
+                file.shared = Some(Arc::new(source));
+            } else {
+                file.shared = Some(Arc::new(SharedSource {
+                    file: file.name.clone(),
+                    ..SharedSource::default()
+                }));
+            }
+            let at = file
+                .provider
+                .as_ref()
+                .and_then(|provider| own.get(provider));
+            match at.and_then(|at| self.files.get_mut(*at)) {
+                Some(own) => self.diagnostics.extend(own.extend(file)),
+                None => self.files.push(file),
+            }
+        }
+        for file in &mut self.files {
+            if file.shared.is_none() {
+                self.diagnostics.extend(file.refuse_overrides());
+            }
+        }
+    }
+
+    /// The shared files that definitions take parts from.
+    pub fn shared_sources(&self) -> impl Iterator<Item = (Provider, Arc<SharedSource>)> {
+        self.files
+            .iter()
+            .filter_map(|file| Some((file.provider.clone()?, file.shared.clone()?)))
+    }
+
     /// The secrets that the files refer to, invalid files included.
     pub fn references(&self) -> impl Iterator<Item = &SecretName> {
         self.files
             .iter()
-            .flat_map(|file| &file.locations.values)
+            .flat_map(DefinitionFile::locations)
+            .flat_map(|locations| &locations.values)
             .flat_map(|value| value.template.references())
     }
 
     /// The line of a file that shows a part of its definition.
     #[must_use]
     pub fn excerpt(&self, file: &str, subject: Subject<'_>) -> Option<Excerpt> {
-        let at = self
-            .files
-            .binary_search_by(|other| other.name.as_str().cmp(file))
-            .ok()?;
-        let file = self.files.get(at)?;
-        file.locations
-            .find(subject)
-            .map(|span| file.source.excerpt(span))
+        let find = |name: &str| {
+            let at = self
+                .files
+                .binary_search_by(|other| other.name.as_str().cmp(name));
+            self.files.get(at.ok()?)
+        };
+        // A shared file belongs to the definition of a file with the same name, but for its extension.
+        let stem = || {
+            let (stem, _) = file.rsplit_once('/')?.1.rsplit_once('.')?;
+            let names = ["yaml", "yml"].map(|extension| format!("{stem}.{extension}"));
+            names.iter().find_map(|name| find(name))
+        };
+        let definition = find(file).or_else(stem)?;
+        let text = definition.texts().find(|text| text.source.name() == file)?;
+        let span = text.locations.find(subject)?;
+        Some(text.source.excerpt(span))
     }
 
     pub(super) fn sort(&mut self) {
@@ -514,36 +927,6 @@ impl Loaded {
         };
     }
 
-    fn refuse_two_files_for_one_provider(&mut self) {
-        let mut files: HashMap<Provider, Vec<usize>> = HashMap::with_capacity(self.files.len());
-        for (at, file) in self.files.iter().enumerate() {
-            if let Some(provider) = &file.provider {
-                files.entry(provider.clone()).or_default().push(at);
-            }
-        }
-        for (provider, files) in files {
-            let named = files.iter().filter_map(|at| self.files.get(*at));
-            let names: Vec<String> = named.map(|file| file.name.clone()).collect();
-            let [first, second, rest @ ..] = names.as_slice() else {
-                continue;
-            };
-            let more = match rest.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            for at in files {
-                let Some(file) = self.files.get_mut(at) else {
-                    continue;
-                };
-                let other = if file.name == *first { second } else { first };
-                self.diagnostics.extend(file.diagnose(true, |problems, locations| {
-                    let message = format!("{provider} has another file: `{other}`{more}");
-                    problems.error(Code::DuplicateProvider, locations.provider, message).help("keep one file for each provider: remove the others, or correct their `provider`");
-                }));
-            }
-        }
-    }
-
     /// Keeps only the files of these providers and their problems, and the problems of `workspace.yaml` and of the
     /// schema.
     pub fn keep_only(&mut self, only: &[Provider]) {
@@ -552,14 +935,18 @@ impl Loaded {
                 .as_ref()
                 .is_some_and(|provider| only.contains(provider))
         });
-        let kept: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        let files = self.files.iter();
+        let kept: HashSet<&str> = files
+            .flat_map(|file| [Some(file.name.as_str()), file.shared_name()])
+            .flatten()
+            .collect();
         let is_for_all = |name: &str| {
-            is_workspace(&name.to_ascii_lowercase())
-                || name == DEFINITION_SCHEMA
-                || directory::encrypted_file(OsStr::new(name)).is_some()
+            let is_encrypted = directory::encrypted_file(OsStr::new(name)).is_some();
+            let name = name.rsplit('/').next().unwrap_or(name);
+            is_workspace(&name.to_ascii_lowercase()) || name == DEFINITION_SCHEMA || is_encrypted
         };
         self.diagnostics
-            .retain(|d| is_for_all(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
+            .retain(|d| is_for_all(&d.file) || kept.contains(d.file.as_str()));
     }
 
     /// The names known offline: those built in, and those of the schema beside the files.
@@ -585,7 +972,8 @@ impl Loaded {
                 .into_iter()
                 .filter(|p| self.schema.has_provider(p))
                 .for_each(|p| known.add_provider(p));
-            for Group { name, fields, .. } in &file.locations.groups {
+            let groups = file.locations().flat_map(|locations| &locations.groups);
+            for Group { name, fields, .. } in groups {
                 let Some(in_schema) = self.schema.fields(name) else {
                     continue;
                 };
@@ -622,13 +1010,15 @@ impl Loaded {
             };
             self.diagnostics
                 .extend(file.diagnose(false, |problems, locations| {
-                    problems
-                        .warning(
-                            Code::HoldOver,
-                            locations.hold,
-                            format!("the hold is over: its last day was {until}"),
-                        )
-                        .help("remove the hold, or set a later date");
+                    if locations.hold.is_some() {
+                        problems
+                            .warning(
+                                Code::HoldOver,
+                                locations.hold,
+                                format!("the hold is over: its last day was {until}"),
+                            )
+                            .help("remove the hold, or set a later date");
+                    }
                 }));
         }
         self.sort();
@@ -734,12 +1124,17 @@ impl Loaded {
     /// Turns every warning into an error, which makes its file invalid.
     pub fn deny_warnings(&mut self) {
         let counts = |d: &&mut Diagnostic| d.severity == Severity::Warning && d.code.is_strict();
+        let files = self.files.iter().enumerate();
+        let shared: HashMap<String, usize> = files
+            .filter_map(|(at, file)| Some((file.shared_name()?.to_owned(), at)))
+            .collect();
         for diagnostic in self.diagnostics.iter_mut().filter(counts) {
             diagnostic.severity = Severity::Error;
             let file = self
                 .files
                 .binary_search_by(|file| file.name.as_str().cmp(&diagnostic.file));
-            if let Some(file) = file.ok().and_then(|at| self.files.get_mut(at)) {
+            let at = file.ok().or_else(|| shared.get(&diagnostic.file).copied());
+            if let Some(file) = at.and_then(|at| self.files.get_mut(at)) {
                 file.desired = None;
             } else if is_workspace(&diagnostic.file.to_ascii_lowercase()) {
                 // In any spelling: the file is meant as a pin.
@@ -750,14 +1145,13 @@ impl Loaded {
 
     /// Excludes files that are still being written. When they are complete, the directory changes again.
     pub fn exclude(&mut self, unsettled: &[String]) {
-        for file in self
-            .files
-            .iter_mut()
-            .filter(|file| unsettled.contains(&file.name))
-        {
+        for file in &mut self.files {
             self.diagnostics.extend(file.diagnose(true, |problems, _| {
-                let message = "the file is still being written; it is read when the writes pause";
-                problems.error(Code::Unreadable, None, message);
+                if unsettled.iter().any(|name| name == problems.file()) {
+                    let message =
+                        "the file is still being written; it is read when the writes pause";
+                    problems.error(Code::Unreadable, None, message);
+                }
             }));
         }
         self.sort();

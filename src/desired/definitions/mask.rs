@@ -112,7 +112,7 @@ impl MaskBuilder<'_> {
             {
                 self.hide(key, end);
             }
-            (Some("provider" | "icon" | "slug"), _)
+            (Some("provider" | "icon" | "slug" | "extends"), _)
                 if self.is_short((key, value))
                     || self.is_bare(key, end) && self.is_short_list(value) => {}
             (Some("fieldsToSync"), Value::Map(groups)) => {
@@ -224,6 +224,13 @@ impl MaskBuilder<'_> {
             }
             Value::Map(fields) => for_each_entry(fields, end, |(key, value), end| {
                 self.show_key(key);
+                if let (Some("add" | "remove"), Value::List(names)) = (key.text(), &value.value) {
+                    // The names of fields, as in a group that is a list.
+                    if let Some(first) = names.iter().find(|name| !name.is_scalar()) {
+                        self.mask.hidden.push(Span::new(first.span.start(), end));
+                    }
+                    return;
+                }
                 // A key that is not a name may be a key and its value with nothing between them.
                 let is_name = key.is_scalar() && key.text().is_none_or(is_name);
                 let boolean = match &value.value {
@@ -314,7 +321,8 @@ fn is_known(words: &str) -> bool {
 pub(crate) const CONFLICT: [&str; 2] = ["<<<<<<<", ">>>>>>>"];
 
 /// The keys that may be shown even if no space follows their `:`. With any other key, such a line may be one secret.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
+    "extends",
     "provider",
     "icon",
     "partnerKey",

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::load::read_file;
-use super::{DirectoryError, Loaded};
+use super::{DirectoryError, Loaded, load_texts};
 use crate::model::Revision;
 
 /// The files at one moment.
@@ -49,10 +48,10 @@ impl MemoryDefinitions {
                 source: io::ErrorKind::NotFound.into(),
             });
         };
-        let files = files
-            .iter()
-            .map(|(name, content)| read_file(name, Ok(content.clone())));
-        let loaded = Loaded::from_files(PathBuf::from(name), files).reject_empty(name)?;
+        let files = files.iter();
+        let mut loaded = load_texts(files.map(|(name, content)| (name.as_str(), content.clone())));
+        loaded.directory = PathBuf::from(name);
+        let loaded = loaded.reject_empty(name)?;
         Ok((loaded, directory.revision.clone()))
     }
 }

@@ -24,6 +24,7 @@ mod memory;
 mod names;
 pub(crate) mod reader;
 mod resolve;
+pub(crate) mod shared;
 pub(crate) mod source;
 mod workspace;
 mod write;
@@ -34,8 +35,10 @@ pub use directory::DirectoryError;
 pub use edit::{Edit, NewValue};
 pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspace_schema};
 pub use load::{
-    DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_empty, load_texts,
+    DefinitionFile, Loaded, MissingSecrets, Pin, SharedDirectory, draft, draft_pin, load,
+    load_or_empty, load_texts,
 };
 pub use loader::{LoadError, Loader, NoFile, Purpose};
 pub use memory::{MemoryDefinitions, MemoryDirectory};
+pub use shared::SharedPath;
 pub use write::{FileWrite, WriteEffect, WriteError};

@@ -17,10 +17,10 @@ impl Loaded {
             let provider = file.provider.clone();
             self.diagnostics
                 .extend(file.diagnose(true, |problems, locations| {
-                    if let (Some(provider), Some(at)) = (provider, locations.provider)
+                    if let (Some(provider), Some(at)) = (&provider, locations.provider)
                         && !known.has_provider(provider.as_str())
                     {
-                        UnknownName::provider(&provider, at, &known).report_offline(problems);
+                        UnknownName::provider(provider, at, &known).report_offline(problems);
                     }
                     unknown_names(locations, &known)
                         .into_iter()
@@ -62,7 +62,7 @@ impl Loaded {
                             .into_iter()
                             .partition(|unknown| live.may_show_more(unknown.group));
                         if let Some(first) = uncertain.first().filter(|_| certain.is_empty()) {
-                            unchecked.push((provider, first.why_unchecked()));
+                            unchecked.push((provider.clone(), first.why_unchecked()));
                         }
                         certain
                             .into_iter()

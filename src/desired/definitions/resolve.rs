@@ -25,12 +25,11 @@ impl Loaded {
             found: BTreeMap::new(),
         };
         for file in &mut self.files {
-            if file
-                .locations
-                .values
-                .iter()
-                .all(|value| value.template.references().next().is_none())
-            {
+            let has_references = file
+                .locations()
+                .flat_map(|locations| &locations.values)
+                .any(|value| value.template.references().next().is_some());
+            if !has_references {
                 continue;
             }
             let mut desired = file.desired.clone();

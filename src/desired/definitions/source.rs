@@ -41,6 +41,11 @@ impl Source {
         &self.name
     }
 
+    /// The name without the path to the shared directory.
+    pub(crate) fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+
     /// The text without a mask: not to be shown.
     pub(crate) fn text(&self) -> &str {
         &self.text
@@ -244,6 +249,11 @@ impl<'a> Collector<'a> {
             was_flooded: reported > MAX_PROBLEMS,
             has_errors: false,
         }
+    }
+
+    /// The name of the file.
+    pub(crate) fn file(&self) -> &str {
+        self.source.name()
     }
 
     pub(crate) fn error(

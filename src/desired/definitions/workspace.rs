@@ -15,13 +15,15 @@ use jiff::{Error, Timestamp};
 
 use super::definition::MAX_REASON;
 use super::reader::{Entry, Reader};
+use super::shared::SharedPath;
 use super::source::{Collected, Source};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::desired::encrypted::{MAX_RECIPIENTS, Recipient};
 use crate::model::{Code, FreezeWindow, Hold, Provider, Slug, WorkspaceHolds, printable};
 
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "slug",
+    "extends",
     "hold",
     "freeze",
     "unmanaged",
@@ -40,6 +42,8 @@ const MAX_TIME_ZONE: usize = 64;
 #[derive(Debug)]
 pub(crate) struct WorkspaceFile {
     pub(crate) slug: Slug,
+    /// The shared directory, and the span of its path.
+    pub(crate) extends: Option<(SharedPath, Span)>,
     pub(crate) holds: WorkspaceHolds,
     /// The span of `hold`.
     pub(crate) hold_at: Option<Span>,
@@ -135,6 +139,7 @@ impl Reader<'_> {
             "write `slug: NAME`, or remove the file",
         )?;
         let (mut slug, mut has_slug) = (None, false);
+        let mut extends = None;
         let (mut holds, mut hold_at) = (WorkspaceHolds::default(), None);
         let mut coverage = Coverage::default();
         let mut recipients = BTreeSet::new();
@@ -150,6 +155,7 @@ impl Reader<'_> {
                             .ok()
                     });
                 }
+                "extends" => extends = self.extends(entry),
                 "hold" => {
                     hold_at = Some(entry.at);
                     holds.hold = self.hold(entry);
@@ -168,6 +174,7 @@ impl Reader<'_> {
         }
         Some(WorkspaceFile {
             slug: slug?,
+            extends,
             holds,
             hold_at,
             coverage,
@@ -245,6 +252,18 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn extends(&mut self, entry: &Entry<'_>) -> Option<(SharedPath, Span)> {
+        let help = "write the path of a directory of the same repository, such as `../shared`";
+        let text = self.text("`extends`", entry, Some(help))?;
+        let at = entry.value.span;
+        let path = SharedPath::parse(text);
+        if path.is_none() {
+            let message = "`extends` must be a path that begins with `../`";
+            self.error(Code::InvalidValue, at, message).help(help);
+        }
+        Some((path?, at))
     }
 
     fn windows(&mut self, entry: &Entry<'_>) -> Vec<FreezeWindow> {

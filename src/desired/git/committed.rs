@@ -4,21 +4,37 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gix::objs::Kind;
 use gix::{ObjectId, Repository};
 
 use super::repository::{GitError, MAX_FILES, read_object, tree_at};
+use crate::desired::definitions::directory::in_parallel;
 use crate::desired::definitions::directory::{
     FileError, MAX_ENCRYPTED_FILES, MAX_FILE, MAX_TOTAL, is_definition, is_encrypted, is_hidden,
     is_input, read_regular_file,
 };
-use crate::desired::definitions::load::{FileContent, read_file};
+use crate::desired::definitions::load::{
+    ReadFile, SharedFiles, extended_by, read_file, read_shared_file,
+};
+use crate::desired::definitions::shared::SharedError;
+use crate::desired::definitions::{Loaded, SharedPath};
 use crate::desired::encrypted;
-use crate::model::Diagnostic;
 
-pub(super) struct CommittedFile {
+/// The definition files of a commit, and those of the shared directory that its `workspace.yaml` extends.
+pub(super) struct CommittedDefinitions {
+    files: Vec<CommittedFile>,
+    shared: Option<Result<CommittedShared, SharedError>>,
+}
+
+struct CommittedShared {
+    /// Its path from the root of the repository.
+    path: PathBuf,
+    files: Vec<CommittedFile>,
+}
+
+struct CommittedFile {
     name: String,
     content: CommittedContent,
 }
@@ -30,27 +46,90 @@ enum CommittedContent {
 }
 
 impl CommittedFile {
-    pub(super) fn read(&self) -> (FileContent, Vec<Diagnostic>) {
-        let content = match &self.content {
+    fn content(&self) -> Result<Vec<u8>, FileError> {
+        match &self.content {
             CommittedContent::Bytes(bytes) => Ok(bytes.clone()),
             CommittedContent::Link => Err(FileError::NotAFile),
             CommittedContent::TooLarge => Err(FileError::TooLarge(MAX_FILE)),
-        };
-        read_file(&self.name, content)
+        }
     }
 }
 
-/// Reads the definition files of a commit's tree, from the directory at a path in it.
-pub(super) fn read_committed(
+impl CommittedDefinitions {
+    /// Reads the definition files of a commit's tree, from the directory at a path in it.
+    pub(super) fn read(
+        repository: &Repository,
+        tree: ObjectId,
+        path: &Path,
+    ) -> Result<Self, GitError> {
+        let mut budget = Budget::default();
+        let files = match tree_at(repository, tree, path)? {
+            Some(directory) => read_committed(repository, directory, &mut budget)?,
+            None => Vec::new(),
+        };
+        let workspace = files.iter().find_map(|file| match &file.content {
+            CommittedContent::Bytes(bytes) => extended_by(&file.name, bytes),
+            CommittedContent::Link | CommittedContent::TooLarge => None,
+        });
+        let mut read_shared = |shared: &SharedPath| -> Result<_, GitError> {
+            let path = match shared.in_repository(path) {
+                Ok(path) => path,
+                Err(error) => return Ok(Err(error)),
+            };
+            Ok(match tree_at(repository, tree, &path)? {
+                Some(directory) => Ok(CommittedShared {
+                    files: read_committed(repository, directory, &mut budget)?,
+                    path,
+                }),
+                None => Err(SharedError::Missing),
+            })
+        };
+        let shared = workspace.map(|path| read_shared(&path)).transpose()?;
+        Ok(Self { files, shared })
+    }
+
+    /// Combines the files, as if they were in a directory.
+    pub(super) fn load(&self, directory: PathBuf) -> Loaded {
+        let beside = directory.clone();
+        let files = in_parallel(&self.files, |file| read_file(&file.name, file.content()));
+        Loaded::combine(directory, files, |path| {
+            let shared = match &self.shared {
+                Some(Ok(shared)) => shared,
+                Some(Err(error)) => return Err(error.clone()),
+                None => return Err(SharedError::Missing),
+            };
+            let read = |file: &CommittedFile| -> ReadFile {
+                read_shared_file(path, &file.name, file.content())
+            };
+            Ok(SharedFiles {
+                directory: beside.join(path.to_string()),
+                files: in_parallel(&shared.files, read),
+            })
+        })
+    }
+
+    /// The path of the shared directory from the root of the repository.
+    pub(super) fn shared_path(&self) -> Option<&Path> {
+        match &self.shared {
+            Some(Ok(shared)) => Some(&shared.path),
+            Some(Err(_)) | None => None,
+        }
+    }
+}
+
+/// What was read of a commit, all of its directories together.
+#[derive(Default)]
+struct Budget {
+    files: usize,
+    bytes: u64,
+}
+
+fn read_committed(
     repository: &Repository,
     tree: ObjectId,
-    path: &Path,
+    budget: &mut Budget,
 ) -> Result<Vec<CommittedFile>, GitError> {
-    let Some(tree) = tree_at(repository, tree, path)? else {
-        return Ok(Vec::new());
-    };
     let mut files = Vec::new();
-    let mut total = 0;
     for (name, entry) in list_tree(repository, tree)? {
         let size = repository.find_header(entry.id)?.size();
         let content = if entry.is_link {
@@ -58,12 +137,13 @@ pub(super) fn read_committed(
         } else if size > MAX_FILE {
             CommittedContent::TooLarge
         } else {
-            total += size;
+            budget.bytes += size;
             CommittedContent::Bytes(read_object(repository, entry.id)?.detach().data)
         };
-        if files.len() == MAX_FILES || total > MAX_TOTAL {
+        if budget.files == MAX_FILES || budget.bytes > MAX_TOTAL {
             return Err(GitError::TooMuch);
         }
+        budget.files += 1;
         // As in a directory, a name that is not UTF-8 is shown with replacement characters.
         files.push(CommittedFile {
             name: name.to_string_lossy().into_owned(),
@@ -106,9 +186,26 @@ fn files_below(repository: &Repository, tree: ObjectId) -> Result<Vec<String>, G
     Ok(names)
 }
 
-/// Whether the definition files of a directory differ from those of a commit's tree, at a path in it. Content is compared
-/// byte by byte with the commit, not with the index, and line ends are content.
+/// Whether the definition files of a directory differ from those of a commit's tree, at a path in it, or those of the
+/// shared directory, at its path. Content is compared byte by byte with the commit, not with the index, and line ends are
+/// content.
 pub(super) fn is_dirty(
+    repository: &Repository,
+    tree: ObjectId,
+    directory: &Path,
+    path: &Path,
+    shared: Option<&Path>,
+) -> Result<bool, GitError> {
+    let root = directory.ancestors().nth(path.iter().count());
+    let shared = shared.and_then(|path| Some((root?.join(path), path)));
+    Ok(differs(repository, tree, directory, path)?
+        || match shared {
+            Some((directory, path)) => differs(repository, tree, &directory, path)?,
+            None => false,
+        })
+}
+
+fn differs(
     repository: &Repository,
     tree: ObjectId,
     directory: &Path,
@@ -252,7 +349,7 @@ mod tests {
         let (empty, largest, larger) = (blob(0), blob(MAX_FILE), blob(MAX_FILE + 1));
         let read = |id: ObjectId, count: usize| {
             let tree = tree(&repository, EntryKind::Blob, id, &names(count, ".yaml"));
-            read_committed(&repository, tree, Path::new(""))
+            read_committed(&repository, tree, &mut Budget::default())
         };
         let is_read = |id: ObjectId| {
             let files = read(id, 1).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use gix::Repository;
 
 use super::bounds::{check, run_limited};
-use super::committed::{CommittedFile, read_committed};
+use super::committed::CommittedDefinitions;
 use super::repository::{GitError, RepositoryFormat, open, read_object, reference_names};
 use super::revision::MAX_TEXT;
 use crate::desired::definitions::Loaded;
@@ -80,14 +80,14 @@ fn read(directory: &Path, reference: &str) -> Result<MergeBase, MergeBaseError> 
     };
     let files = || {
         let commit = read_object(&repository, commit)?.try_into_commit()?;
-        read_committed(&repository, commit.tree_id()?.detach(), &path)
+        CommittedDefinitions::read(&repository, commit.tree_id()?.detach(), &path)
     };
     let files = files().map_err(|error| {
         MergeBaseError::Unreadable(commit.to_string(), format.explain(error).to_string())
     })?;
     Ok(MergeBase {
         commit: commit.to_string(),
-        loaded: Loaded::from_files(directory, files.iter().map(CommittedFile::read)),
+        loaded: files.load(directory),
     })
 }
 

@@ -28,7 +28,7 @@ pub use remote::{
     GithubApp, MAX_FETCH, Remote, RemoteSettings, default_username,
 };
 pub use repository::{list_references, path_in_checkout};
-pub use revision::read_revision;
+pub use revision::{read_revision, read_shared_revision};
 pub use signature::{SignatureError, SignedCommit, TrustError, VerifiedObject};
 pub use tag::{SignedTag, TagError};
 pub use trusted::{

@@ -26,8 +26,15 @@ pub(super) const MAX_TEXT: usize = 200;
 /// of a repository further up. The subject and the author are untrusted text. May block.
 #[must_use]
 pub fn read_revision(directory: &Path) -> Option<Revision> {
+    read_shared_revision(directory, None)
+}
+
+/// The same for a directory and the shared directory that it extends, which is in the same checkout.
+#[must_use]
+pub fn read_shared_revision(directory: &Path, shared: Option<&Path>) -> Option<Revision> {
     let owned = directory.to_owned();
-    let read = move || match read_head(&owned) {
+    let shared = shared.map(ToOwned::to_owned);
+    let read = move || match read_head(&owned, shared.as_deref()) {
         Err(GitError::NoCommit) => Err(GitError::NoCommit),
         result => result.map_err(|error| RepositoryFormat::of(&owned).explain(error)),
     };
@@ -55,7 +62,7 @@ pub fn read_revision(directory: &Path) -> Option<Revision> {
     }
 }
 
-fn read_head(directory: &Path) -> Result<Revision, GitError> {
+fn read_head(directory: &Path, shared: Option<&Path>) -> Result<Revision, GitError> {
     let directory = fs::canonicalize(directory)?;
     let (repository, path) = open(&directory)?;
     if repository.head()?.is_unborn() {
@@ -64,7 +71,9 @@ fn read_head(directory: &Path) -> Result<Revision, GitError> {
     let id = repository.head_id()?.detach();
     let commit = read_object(&repository, id)?.try_into_commit()?;
     let commit = commit.decode()?;
-    let dirty = is_dirty(&repository, commit.tree(), &directory, &path)?;
+    let root = directory.ancestors().nth(path.iter().count());
+    let shared = shared.and_then(|shared| shared.strip_prefix(root?).ok());
+    let dirty = is_dirty(&repository, commit.tree(), &directory, &path, shared)?;
     Ok(Revision {
         dirty,
         ..describe_commit(id, &commit)?

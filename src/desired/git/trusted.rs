@@ -16,14 +16,13 @@ use gix::{ObjectId, Repository};
 use parking_lot::Mutex;
 
 use super::bounds::run_limited;
-use super::committed::{CommittedFile, is_dirty, read_committed};
+use super::committed::{CommittedDefinitions, is_dirty};
 use super::remote::{FetchedCommit, GitPath, Remote};
 use super::repository::{GitError, open, read_object};
 use super::revision::describe_commit;
 use super::signature::{SignedCommit, TrustError, VerifiedObject};
 use super::tag::{SignedTag, TagError};
 use super::trusted_keys::{TrustedKeyFiles, TrustedKeys, TrustedKeysError};
-use crate::desired::definitions::directory::in_parallel;
 use crate::desired::definitions::{DirectoryError, Loaded};
 use crate::model::{Revision, short_commit};
 
@@ -91,7 +90,7 @@ struct TrustedCommit {
     /// Checked again at each load, because the allowed keys change.
     signed: SignedObject,
     revision: Revision,
-    files: Vec<CommittedFile>,
+    files: CommittedDefinitions,
 }
 
 /// The object whose signature counts.
@@ -296,10 +295,7 @@ impl TrustPolicy {
 
 impl TrustedCommit {
     fn load(&self) -> Loaded {
-        Loaded::from_files(
-            self.directory.clone(),
-            in_parallel(&self.files, CommittedFile::read),
-        )
+        self.files.load(self.directory.clone())
     }
 }
 
@@ -352,9 +348,10 @@ impl Checkout {
     ) -> (Option<Arc<TrustedCommit>>, Option<RefusedCheckout>) {
         let (commit, reason, behind) = match self.read(self.head, rules) {
             Ok((commit, tree)) => {
+                let shared = commit.files.shared_path();
                 let is_clean = !self.has_files
                     || matches!(
-                        is_dirty(&self.repository, tree, &self.directory, &self.path),
+                        is_dirty(&self.repository, tree, &self.directory, &self.path, shared),
                         Ok(false)
                     );
                 let reason = (!is_clean).then_some(TrustError::Dirty);
@@ -454,7 +451,7 @@ impl Checkout {
     ) -> Result<(TrustedCommit, ObjectId), GitError> {
         let commit = CommitRef::from_bytes(payload, id.kind())?;
         let (tree, revision) = (commit.tree(), describe_commit(id, &commit)?);
-        let files = read_committed(&self.repository, tree, &self.path)?;
+        let files = CommittedDefinitions::read(&self.repository, tree, &self.path)?;
         let commit = TrustedCommit {
             id,
             directory: self.directory.clone(),

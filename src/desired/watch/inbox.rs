@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::SettledDir;
+use crate::desired::definitions::SharedDirectory;
 
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
@@ -17,6 +18,8 @@ pub(super) struct Inbox {
 pub(super) struct Messages {
     pub(super) hint: Option<Hint>,
     pub(super) requests: Vec<oneshot::Sender<SettledDir>>,
+    /// The shared directory that the definitions extend from now on.
+    pub(super) shared: Option<Option<SharedDirectory>>,
     pub(super) closed: bool,
 }
 
@@ -41,6 +44,7 @@ impl Inbox {
             {
                 let mut messages = self.messages.lock();
                 if messages.hint.is_some()
+                    || messages.shared.is_some()
                     || !messages.requests.is_empty()
                     || messages.closed
                     || until <= Instant::now()

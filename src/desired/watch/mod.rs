@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::desired::definitions::SharedDirectory;
+
 pub use self::dir_state::DirState;
 use self::inbox::Inbox;
 use self::scanner::Target;
@@ -96,6 +98,7 @@ pub struct Watcher {
     inbox: Arc<Inbox>,
     settled: watch::Receiver<Option<SettledDir>>,
     seen: Option<DirState>,
+    shared: Option<SharedDirectory>,
 }
 
 impl Watcher {
@@ -105,7 +108,11 @@ impl Watcher {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn new(definitions: PathBuf, options: WatchOptions) -> Self {
-        Self::start(Target::Definitions(absolute(definitions)), options)
+        let target = Target::Definitions {
+            directory: absolute(definitions),
+            shared: None,
+        };
+        Self::start(target, options)
     }
 
     /// Watches one file, and every visible file of a directory. Both may be missing.
@@ -134,6 +141,17 @@ impl Watcher {
             inbox,
             settled,
             seen: None,
+            shared: None,
+        }
+    }
+
+    /// Also watches the shared directory that the definitions extend, as it was when they were read. If it is another one than
+    /// before, that is a change: it may have changed since it was read.
+    pub fn watch_shared(&mut self, shared: Option<&SharedDirectory>) {
+        if self.shared.as_ref() != shared {
+            self.shared = shared.cloned();
+            self.inbox
+                .post(|messages| messages.shared = Some(shared.cloned()));
         }
     }
 

@@ -15,6 +15,7 @@ use super::dir_state::{DirState, FileStamp, Listing};
 use super::inbox::{Hint, Inbox};
 use super::paths::{FileFilter, WatchPaths, resolve};
 use super::subscription::Subscription;
+use crate::desired::definitions::SharedDirectory;
 
 /// Files beyond this number are counted but not examined; far fewer are ever loaded.
 const MAX_FILES: usize = 20_000;
@@ -24,7 +25,10 @@ const RETRY: Duration = Duration::from_secs(60);
 /// Absolute paths.
 #[derive(Debug)]
 pub(super) enum Target {
-    Definitions(PathBuf),
+    Definitions {
+        directory: PathBuf,
+        shared: Option<SharedDirectory>,
+    },
     /// A file, and the visible files of a directory.
     Files {
         file: Option<PathBuf>,
@@ -35,7 +39,7 @@ pub(super) enum Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Definitions(directory) => write!(f, "{}", directory.display()),
+            Self::Definitions { directory, .. } => write!(f, "{}", directory.display()),
             Self::Files { file, directory } => {
                 let all: Vec<String> = file
                     .iter()
@@ -49,7 +53,7 @@ impl fmt::Display for Target {
 }
 
 pub(super) struct Scanner {
-    target: Target,
+    pub(super) target: Target,
     /// Receives the hints; `None` if events are switched off.
     inbox: Option<Arc<Inbox>>,
     counts: Arc<WatchCounts>,
@@ -139,7 +143,15 @@ impl Scan {
         let begun = Instant::now();
         let mut paths = WatchPaths::default();
         let listing = match target {
-            Target::Definitions(directory) => list_definitions(directory, revalidate, &mut paths),
+            Target::Definitions { directory, shared } => {
+                let listing = list_definitions(directory, revalidate, &mut paths);
+                listing.map(|mut listing| {
+                    if let Some(shared) = shared {
+                        add_shared(&mut listing, shared, revalidate, &mut paths);
+                    }
+                    listing
+                })
+            }
             Target::Files { file, directory } => Ok(list_files(
                 file.as_deref(),
                 directory.as_deref(),
@@ -151,6 +163,33 @@ impl Scan {
             state: DirState::new(listing),
             paths,
             duration: begun.elapsed(),
+        }
+    }
+}
+
+/// Adds the files of the shared directory, with its path in front of their names.
+fn add_shared(
+    listing: &mut Listing,
+    shared: &SharedDirectory,
+    revalidate: bool,
+    paths: &mut WatchPaths,
+) {
+    let path = shared.path.to_string();
+    match list(
+        &shared.directory,
+        FileFilter::Definitions,
+        revalidate,
+        paths,
+    ) {
+        Ok(found) => {
+            let files = found.files.into_iter();
+            let files = files.map(|(name, stamp)| (Path::new(&path).join(name).into(), stamp));
+            listing.files.extend(files);
+            listing.uncounted += found.uncounted;
+        }
+        Err(error) => {
+            let stamp = FileStamp::Unreadable(error.kind());
+            listing.files.insert(path.into(), stamp);
         }
     }
 }
@@ -305,7 +344,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let definitions = dir.path().join("definitions");
         fs::create_dir(&definitions).unwrap();
-        let target = || Target::Definitions(definitions.clone());
+        let target = || Target::Definitions {
+            directory: definitions.clone(),
+            shared: None,
+        };
         let inbox = Arc::new(Inbox::default());
         let mut scanner = Scanner::new(target(), Some(Arc::clone(&inbox)), Arc::default());
         scanner.scan(false);
@@ -355,7 +397,10 @@ mod tests {
         });
         assert_eq!(lines("cannot subscribe"), 1);
         assert_eq!(lines("file events of /key and /secrets: "), 1);
-        let mut scanner = fails(Target::Definitions(dir.path().to_owned()));
+        let mut scanner = fails(Target::Definitions {
+            directory: dir.path().to_owned(),
+            shared: None,
+        });
         assert_eq!(lines("cannot subscribe"), 1);
 
         scanner.subscription = None;

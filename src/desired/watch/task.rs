@@ -127,7 +127,14 @@ impl WatchTask {
     fn receive(&mut self, messages: Messages, now: Instant, deadline: Instant) -> bool {
         let requested = !messages.requests.is_empty() && self.settling.is_none();
         self.requests.extend(messages.requests);
-        if let Some(hint) = messages.hint {
+        let mut hint = messages.hint;
+        if let (Some(new), Target::Definitions { shared, .. }) =
+            (messages.shared, &mut self.scanner.target)
+        {
+            *shared = new;
+            hint = Some(Hint::Path);
+        }
+        if let Some(hint) = hint {
             if hint == Hint::Path {
                 self.scanner.resubscribe = true;
             }
@@ -497,7 +504,10 @@ mod tests {
             events: false,
             counts: Arc::default(),
         };
-        let target = Target::Definitions(dir.path().to_owned());
+        let target = Target::Definitions {
+            directory: dir.path().to_owned(),
+            shared: None,
+        };
         let mut scans = Scans::with(target, options, &[("a.yaml", 1)]);
         for moment in 0..10 {
             scans.judge(moment * MOMENT, &[("a.yaml", 2 + u64::from(moment))]);

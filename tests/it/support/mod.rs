@@ -103,6 +103,14 @@ impl World {
         self
     }
 
+    /// Writes a file of the shared directory `shared`, which is beside the definitions.
+    pub(crate) fn write_shared(&self, name: &str, text: &str) -> &Self {
+        let directory = self.dir.path().join("shared");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(name), text).unwrap();
+        self
+    }
+
     pub(crate) fn env(&mut self, name: &str, value: &str) -> &mut Self {
         self.env.insert(name.to_owned(), value.to_owned());
         self
@@ -497,7 +505,11 @@ impl Checkout {
     fn tree(&self, directory: &Path) -> ObjectId {
         let entry = |entry: std::fs::DirEntry| {
             let (path, filename) = (entry.path(), entry.file_name().into_string().unwrap());
-            let (kind, oid) = if path.is_dir() {
+            let (kind, oid) = if path.is_symlink() {
+                let target = std::fs::read_link(path).unwrap();
+                let blob = self.repository.write_blob(target.to_str().unwrap());
+                (EntryKind::Link, blob.unwrap().detach())
+            } else if path.is_dir() {
                 (EntryKind::Tree, self.tree(&path))
             } else {
                 let blob = self.repository.write_blob(std::fs::read(path).unwrap());
@@ -516,14 +528,16 @@ impl Checkout {
         tree.unwrap().detach()
     }
 
-    /// Commits the definitions of the directory.
+    /// Commits the definitions of the directory, and the shared directory if there is one.
     pub(crate) fn commit(&self, reference: &str, parents: &[ObjectId]) -> ObjectId {
-        let oid = self.tree(&self.world.definitions());
-        let root = vec![Entry {
+        let directories = ["definitions", "shared"].into_iter();
+        let directories = directories.filter(|name| self.world.dir.path().join(name).is_dir());
+        let root = directories.map(|name| Entry {
             mode: EntryKind::Tree.into(),
-            filename: "definitions".into(),
-            oid,
-        }];
+            filename: name.into(),
+            oid: self.tree(&self.world.dir.path().join(name)),
+        });
+        let root: Vec<Entry> = root.collect();
         let tree = self
             .repository
             .write_object(&gix::objs::Tree { entries: root })

@@ -618,4 +618,37 @@ mod tests {
         state.write(&in_state("a.json"), b"{}").unwrap();
         assert!(same(&state) && !damaged.exists());
     }
+
+    #[test]
+    fn a_file_of_another_fingerprint_key_counts_for_providers_without_a_partner_key_only() {
+        let state = StateStore::in_process().unwrap();
+        let text = |key: &str| {
+            let parts = format!("sha256:{}", "a".repeat(64));
+            let document = serde_json::json!({
+                "version": VERSION,
+                "workspace": "w",
+                "fingerprintKey": key,
+                "providers": {
+                    "A": {"parts": parts, "updatedAt": "1"},
+                    "B": {"parts": parts, "headers": {}},
+                    "C": {"parts": parts, "queryParams": {}},
+                    "D": {"parts": parts, "headers": {}, "queryParams": {}},
+                },
+            });
+            document.to_string()
+        };
+        let known = |key: &str| {
+            let rewritten = state.rewrite("w", text(key).as_bytes()).unwrap();
+            // A file is written in one form only.
+            assert_eq!(state.rewrite("w", &rewritten).unwrap(), rewritten);
+            let document: serde_json::Value = serde_json::from_slice(&rewritten).unwrap();
+            let providers = document["providers"].as_object().unwrap();
+            providers.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(known(&state.key().id()), ["A", "B", "C", "D"]);
+        assert_eq!(known("of another key"), ["A"]);
+        let wrong = text("").replace("sha256:", "");
+        assert!(state.rewrite("w", wrong.as_bytes()).is_err());
+        assert!(state.rewrite("another", text("").as_bytes()).is_err());
+    }
 }

@@ -146,13 +146,6 @@ impl ErrorResponse {
             "has probably expired, because its last day was {end}"
         ))
     }
-
-    /// Whether Calry does not accept updates by this HTTP method: the provider exists, but the path or the method does not.
-    fn is_about_method(&self, operation: &Operation) -> bool {
-        matches!(operation, Operation::Update(_))
-            && self.from_calry
-            && matches!(self.status, 404 | 405)
-    }
 }
 
 /// The time limit that an answer exceeded.
@@ -499,7 +492,8 @@ impl Error {
             (403, _) => format!(
                 "the API key from {key_source} has no READ permission ({answer}): use a key with READ or WRITE permission"
             ),
-            (_, Operation::Update(_)) if response.is_about_method(&self.operation) => format!(
+            // The provider exists, but the path or the method does not.
+            (404 | 405, Operation::Update(_)) => format!(
                 "Calry lists this provider but does not accept updates by {sent} ({answer}): try --update-method {other}"
             ),
             (404, Operation::Definition(_)) => {
@@ -615,6 +609,8 @@ mod tests {
                 };
                 let said = Error::new(operation, ErrorCause::Status(response)).to_string();
                 assert!(said.contains("in between"), "{said}");
+                // Only the answer of a proxy that requires a user says so.
+                assert_eq!(said.contains("HTTPS_PROXY"), status == 407, "{said}");
                 for wrong in [
                     "/run/key",
                     "Calry failed",

@@ -435,10 +435,13 @@ mod tests {
         let read = with(&[one("A", "1"), one("B", "2")]).unwrap();
         let id = async |provider: &str| {
             let found = read.definition(&Provider::parse(provider).unwrap()).await;
-            found.map(|live| live.id).map_err(|error| error.status())
+            found.map(|live| live.id).map_err(|error| error.to_string())
         };
         assert_eq!(id("B").await, Ok("2".to_owned()));
-        assert_eq!(id("C").await, Err(Some(404)));
+        assert_eq!(
+            id("C").await.unwrap_err(),
+            "cannot read C: the workspace has no definition for this provider (404)"
+        );
     }
 
     #[tokio::test]

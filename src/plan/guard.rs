@@ -376,7 +376,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Workspace;
+    use crate::model::{Hold, Workspace};
     use crate::plan::PlanEntry;
 
     #[test]
@@ -456,5 +456,24 @@ mod tests {
         ];
         assert_eq!(plan(verdicts).managed(), 1);
         assert_eq!(plan(vec![unreadable(), unreadable()]).managed(), 2);
+    }
+
+    #[test]
+    fn the_approval_of_a_plan_without_updates_needs_no_reason_in_spite_of_a_hold() {
+        let digest = Digest::parse(&format!("sha256:{}", "a".repeat(64))).unwrap();
+        let limits = Limits {
+            max_changes: MaxChanges::Unlimited,
+            approve: Some(digest.clone()),
+        };
+        let hold = Hold {
+            until: jiff::civil::date(2026, 1, 1),
+            reason: None,
+        };
+        let plan = Plan {
+            digest: Some(digest),
+            hold: Some(ActiveHold::of(&hold, HoldScope::Workspace)),
+            ..plan(vec![Verdict::Missing])
+        };
+        assert!(plan.approve(&limits).is_ok());
     }
 }

@@ -227,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn a_patch_sends_the_parts_that_differ_and_can_be_read((wanted, mut live) in states(), broken in option::of(0usize..3)) {
+    fn a_patch_sends_the_parts_that_differ_and_can_be_read_and_a_put_all_or_nothing((wanted, mut live) in states(), broken in option::of(0usize..3)) {
         for live in &mut live {
             let problem = || Some("not as documented".to_owned());
             match broken {
@@ -243,7 +243,13 @@ proptest! {
             for (part, sent) in DefinitionPart::ALL.into_iter().zip(sent) {
                 let differs = step.changes.iter().any(|change| change.part() == part);
                 prop_assert_eq!(sent, differs && step.live.problems.part(part).is_none(), "{:?}", part);
+                prop_assert_eq!(step.sendable().any(|change| change.part() == part), sent, "{:?}", part);
             }
+        }
+        for step in make(&wanted, &live, UpdateMethod::Put).steps() {
+            let (sent, refused) = (step.payload.update.is_some(), !step.payload.refused.is_empty());
+            prop_assert_ne!(sent, refused, "a PUT sends all parts or nothing");
+            prop_assert_eq!(step.sendable().count(), if sent { step.changes.len() } else { 0 });
         }
     }
 

@@ -216,6 +216,9 @@ labels:
 {{- if and (eq .Values.source "git") (ne .Values.git.auth.type "none") }}
 - {name: git, path: /run/calry/git, secretName: {{ .Values.git.auth.existingSecret | quote }}}
 {{- end }}
+{{- with .Values.ageIdentity.existingSecret }}
+- {name: age-identity, path: /run/calry/age-identity, secretName: {{ . | quote }}}
+{{- end }}
 {{- with .Values.notifications.existingSecret }}
 - {name: notifications, path: /run/calry/notifications, secretName: {{ . | quote }}}
 {{- end }}

@@ -597,3 +597,142 @@ fn method(update: Option<UpdateMethod>) -> Method {
         Some(UpdateMethod::Put) => Method::PUT,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{HttpTimeouts, UrlPolicy, install_tls};
+    use crate::live::KeySource;
+    use crate::model::Secret;
+
+    /// Answers the first requests with 503 and asks for a pause, and the others with an empty object. Without a number it
+    /// never answers.
+    #[derive(Debug)]
+    struct Unavailable(Option<Mutex<u32>>);
+
+    impl Transport for Unavailable {
+        fn send(&self, _: Request) -> BoxFuture<'_, Result<Response, BrokenTransport>> {
+            let Some(left) = &self.0 else {
+                return Box::pin(std::future::pending());
+            };
+            let mut left = left.lock();
+            let status = if *left > 0 { 503 } else { 200 };
+            *left = left.saturating_sub(1);
+            let answer = axum::http::Response::builder()
+                .status(status)
+                .header("retry-after", 60)
+                .body("{}")
+                .unwrap();
+            Box::pin(std::future::ready(Ok(answer.into())))
+        }
+    }
+
+    #[derive(Debug, Default)]
+    struct Events(Mutex<Vec<String>>);
+
+    impl Events {
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut *self.0.lock())
+        }
+    }
+
+    impl Observer for Events {
+        fn on_retry(&self) {
+            self.0.lock().push("retry".to_owned());
+        }
+
+        fn on_attempt(&self, attempt: &Attempt<'_>) {
+            self.0.lock().push(format!("attempt {}", attempt.number));
+        }
+
+        fn on_finish(&self, _: &Operation) {
+            self.0.lock().push("end".to_owned());
+        }
+    }
+
+    impl WriteGuard for Events {
+        fn begin(&self) -> Result<Duration, String> {
+            self.0.lock().push("begin".to_owned());
+            Ok(Duration::MAX)
+        }
+
+        fn end(&self, finished: bool) {
+            self.0.lock().push(format!("finished: {finished}"));
+        }
+    }
+
+    #[derive(Debug)]
+    struct Refuses;
+
+    impl WriteGuard for Refuses {
+        fn begin(&self) -> Result<Duration, String> {
+            Err("on hold".to_owned())
+        }
+
+        fn end(&self, _: bool) {}
+    }
+
+    fn session(api: impl FnOnce(Api) -> Api, failures: Option<u32>) -> (Reader, Writer) {
+        install_tls();
+        let http = Http::new(HttpTimeouts::default()).unwrap();
+        let url = HttpUrl::parse("http://127.0.0.1:9", UrlPolicy::api(false)).unwrap();
+        let transport = Unavailable(failures.map(Mutex::new));
+        let plain = Api::new(&http, url, UpdateMethod::Patch).unwrap();
+        let api = api(plain.simulated(&http, Arc::new(transport)));
+        let key = KeySource::Variable(Some(Secret::new("key")));
+        let reader = api.reader(
+            &key.read().unwrap(),
+            Instant::now() + Duration::from_secs(3600),
+        );
+        let writer = api.writer(&reader);
+        (reader, writer)
+    }
+
+    async fn update(writer: &Writer) -> Error {
+        let provider = Provider::parse("HOSTAWAY").unwrap();
+        let answer = writer.update(&provider, &Update::default()).await;
+        answer.unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_observer_learns_of_each_attempt_with_its_number_and_of_the_end() {
+        let events = Arc::new(Events::default());
+        let observed = |failures| {
+            let observer = Arc::<Events>::clone(&events);
+            session(|api| api.with_observer(observer), Some(failures))
+        };
+        let (reader, _) = observed(2);
+        let _ = reader.workspace().await;
+        let read = [
+            "attempt 1",
+            "retry",
+            "attempt 2",
+            "retry",
+            "attempt 3",
+            "end",
+        ];
+        assert_eq!(events.take(), read);
+        // A caller sends an update again by itself. The pause of one provider's update is not that of the workspace.
+        let (_, writer) = observed(9);
+        update(&writer).await;
+        assert_eq!(events.take(), ["attempt 1", "end"]);
+        for attempt in ["attempt 2", "attempt 3"] {
+            update(&writer).await;
+            assert_eq!(events.take(), ["retry", attempt, "end"]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_without_an_answer_is_not_finished_for_its_guard() {
+        for (failures, end) in [(Some(1), "finished: true"), (None, "finished: false")] {
+            let events = Arc::new(Events::default());
+            let guard = Arc::<Events>::clone(&events);
+            let (_, writer) = session(|api| api.with_write_guard(guard), failures);
+            assert!(!update(&writer).await.is_not_permitted());
+            assert_eq!(events.take(), ["begin", end]);
+            let refusing = writer.guarded(|_| Arc::new(Refuses));
+            assert!(update(&refusing).await.is_not_permitted());
+            assert_eq!(events.take(), Vec::<String>::new());
+        }
+    }
+}

@@ -15,7 +15,7 @@ use super::plan::{
     Comparison, Format, Place, PlanCopy, PlanFailure, compare, has_obstacle, parse_copy,
     write_copies,
 };
-use super::{Exit, Output, signals};
+use super::{Exit, Output, read_yes, signals};
 use crate::daemon::{self, HistoryFile};
 use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
@@ -304,12 +304,9 @@ async fn confirm(
         printable(slug)
     ));
     std::io::stderr().flush()?;
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    });
+    let answer = tokio::task::spawn_blocking(read_yes);
     tokio::select! {
         () = stop.cancelled() => Ok(false),
-        answer = answer => Ok(answer??.trim().eq_ignore_ascii_case("yes")),
+        answer = answer => Ok(answer??),
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueHint};
 
 use super::options::definitions_directory;
-use super::{Exit, Output};
+use super::{Exit, Output, read_yes};
 use crate::desired::definitions::{self, FileWrite, Loaded, Pin, WriteEffect};
 use crate::desired::encrypted::{
     DIRECTORY, ENDING, EncryptedSecret, Identities, MAX_RECIPIENTS, RECORD_FILE, Recipient,
@@ -25,7 +25,7 @@ use crate::report::words::counted;
 #[derive(Args)]
 pub(super) struct EncryptArgs {
     /// Name of the secret, as in ${secret:NAME}. Its value is asked for, or read from standard input
-    #[arg(value_parser = secret_name, required_unless_present = "again")]
+    #[arg(value_parser = SecretName::parse, required_unless_present = "again")]
     name: Option<SecretName>,
     /// Encrypt again what is not encrypted to exactly the recipients of workspace.yaml
     #[arg(long, conflicts_with = "name", requires = "age_identity_file")]
@@ -47,10 +47,6 @@ pub(super) struct EncryptArgs {
         value_name = "DIR"
     )]
     definitions: PathBuf,
-}
-
-fn secret_name(text: &str) -> Result<SecretName, String> {
-    SecretName::parse(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn run(args: &EncryptArgs, output: &Output) -> anyhow::Result<Exit> {
@@ -209,9 +205,7 @@ fn confirm(secrets: &str, output: &Output) -> anyhow::Result<bool> {
         "Encrypt {secrets} to them? Type \"yes\" to confirm: "
     ));
     io::stderr().flush()?;
-    let mut line = String::new();
-    io::stdin().read_line(&mut line)?;
-    Ok(line.trim().eq_ignore_ascii_case("yes"))
+    Ok(read_yes()?)
 }
 
 /// The directory of the encrypted secrets, which is made if it is missing. A link is not followed.

@@ -234,6 +234,13 @@ fn run_daemon(args: &RunArgs, output: &OutputArgs) -> ExitCode {
     }
 }
 
+/// Whether a person answers a question with "yes". Blocks until a line was read.
+fn read_yes() -> std::io::Result<bool> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(line.trim().eq_ignore_ascii_case("yes"))
+}
+
 /// Prints why a command failed, if it did, and returns the exit code of the process.
 fn exit_code(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
     if let Some(error) = output.write_error() {

@@ -182,16 +182,21 @@ fn add_shared(
         paths,
     ) {
         Ok(found) => {
-            let files = found.files.into_iter();
-            let files = files.map(|(name, stamp)| (Path::new(&path).join(name).into(), stamp));
-            listing.files.extend(files);
-            listing.uncounted += found.uncounted;
+            add_below(listing, Path::new(&path), found);
         }
         Err(error) => {
             let stamp = FileStamp::Unreadable(error.kind());
             listing.files.insert(path.into(), stamp);
         }
     }
+}
+
+/// Adds the files of another directory, with its path in front of their names.
+fn add_below(listing: &mut Listing, path: &Path, found: Listing) {
+    let files = found.files.into_iter();
+    let files = files.map(|(name, stamp)| (path.join(name).into(), stamp));
+    listing.files.extend(files);
+    listing.uncounted += found.uncounted;
 }
 
 /// A file, and the files of a directory. A missing file or directory is part of the state.
@@ -235,11 +240,7 @@ fn list_definitions(
     // As the loader: a link is followed within the directory only.
     let is_inside = fs::canonicalize(&below).is_ok_and(|real| real.starts_with(&listing.real));
     if is_inside && let Ok(secrets) = list(&below, FileFilter::Encrypted, revalidate, paths) {
-        let files = secrets.files.into_iter();
-        let named =
-            files.map(|(name, stamp)| (Path::new(encrypted::DIRECTORY).join(name).into(), stamp));
-        listing.files.extend(named);
-        listing.uncounted += secrets.uncounted;
+        add_below(&mut listing, Path::new(encrypted::DIRECTORY), secrets);
     }
     Ok(listing)
 }

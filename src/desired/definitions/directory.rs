@@ -255,10 +255,12 @@ fn list(
         let kind = entry.file_type().ok();
         if is_input(&name) {
             entries.push(FileEntry { name, kind });
-        } else if name == encrypted::DIRECTORY {
+            continue;
+        }
+        if name == encrypted::DIRECTORY {
             entries.extend(list_encrypted(root, named)?);
-            entries.extend(definition_below(&entry.path(), &name, &mut below));
-        } else if kind.is_some_and(|kind| kind.is_dir()) && !is_hidden(&name) {
+        }
+        if kind.is_some_and(|kind| kind.is_dir()) && !is_hidden(&name) {
             entries.extend(definition_below(&entry.path(), &name, &mut below));
         }
     }

@@ -10,10 +10,9 @@ use gix::objs::Kind;
 use gix::{ObjectId, Repository};
 
 use super::repository::{GitError, MAX_FILES, read_object, tree_at};
-use crate::desired::definitions::directory::in_parallel;
 use crate::desired::definitions::directory::{
-    FileError, MAX_ENCRYPTED_FILES, MAX_FILE, MAX_TOTAL, is_definition, is_encrypted, is_hidden,
-    is_input, read_regular_file,
+    FileError, MAX_ENCRYPTED_FILES, MAX_FILE, MAX_TOTAL, in_parallel, is_definition, is_encrypted,
+    is_hidden, is_input, read_regular_file,
 };
 use crate::desired::definitions::load::{
     ReadFile, SharedFiles, extended_by, read_file, read_shared_file,

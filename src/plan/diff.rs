@@ -390,7 +390,7 @@ fn compare(
                 if base.rewrites(section, name, desired) {
                     Some(KeyChange::Unresolved)
                 } else {
-                    base.changes_secret_of(value)
+                    base.changes_secret(value.references())
                         .then_some(KeyChange::Encrypted)
                 }
             };

@@ -12,7 +12,7 @@ use super::{Change, Loosening, PinChange, PlanEntry, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Desired, DesiredValue, KeySection, Provider, SecretName};
+use crate::model::{Desired, KeySection, Provider, SecretName};
 
 /// Where a change comes from.
 #[derive(
@@ -84,11 +84,13 @@ impl BranchBase {
         base.is_none_or(|base| !same_value(section, name, base, desired))
     }
 
-    /// Whether this branch wrote another encrypted secret that a value refers to.
-    pub(super) fn changes_secret_of(&self, value: &DesiredValue) -> bool {
-        value
-            .references()
-            .any(|name| self.changed_secrets.contains(name))
+    /// Whether this branch changed one of these encrypted secrets.
+    pub(super) fn changes_secret<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a SecretName>,
+    ) -> bool {
+        let mut names = names.into_iter();
+        names.any(|name| self.changed_secrets.contains(name))
     }
 
     fn wanted_before(&self, change: &Change, base: &Desired, desired: &Desired) -> bool {
@@ -108,12 +110,7 @@ impl BranchBase {
                 name,
                 secrets,
                 ..
-            } => {
-                same_value(*section, name, base, desired)
-                    && !secrets
-                        .iter()
-                        .any(|name| self.changed_secrets.contains(name))
-            }
+            } => same_value(*section, name, base, desired) && !self.changes_secret(secrets),
         }
     }
 }

@@ -102,19 +102,14 @@ fn hidden(before: &Catalogue, live: &LiveNames) -> Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Live, LivePartnerKey, LiveProblems, Provider};
+    use crate::daemon::fixtures;
+    use crate::model::Live;
 
     fn live(provider: &str, fields: &[&str]) -> Live {
         let fields = fields.iter().map(|field| ((*field).to_owned(), true));
         Live {
-            id: String::new(),
-            name: String::new(),
-            provider: Provider::parse(provider).unwrap(),
-            icon: None,
-            partner_key: LivePartnerKey::default(),
             fields: [("listing".to_owned(), fields.collect())].into(),
-            updated_at: String::new(),
-            problems: LiveProblems::default(),
+            ..fixtures::live(provider)
         }
     }
 

@@ -237,11 +237,6 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
     if let Some(key) = api_key_status(&report.findings.key, now) {
         status.api_key = key;
     }
-    if report.result.plan().is_some() {
-        status
-            .catalogue
-            .clone_from(&report.findings.catalogue.notices);
-    }
     status.diagnostics = report.problems.iter().map(Into::into).collect();
     if let Some(plan) = report.result.plan() {
         let before = std::mem::take(&mut status.providers);
@@ -281,6 +276,9 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
         status.summary = Some(summary(status));
         status.violations.clone_from(&plan.violations);
         status.compared = Some(now);
+        status
+            .catalogue
+            .clone_from(&report.findings.catalogue.notices);
         status.hold = WorkspaceHoldItem::of(plan);
         status.workspace = Some(plan.workspace.clone());
         status.revision = plan.revision.clone();

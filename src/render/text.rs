@@ -393,7 +393,7 @@ fn write_changes(out: &mut String, part: &Part<'_>) {
                     KeyChange::Removed | KeyChange::Changed => "(sensitive)",
                     KeyChange::Masked => "(masked by Calry)",
                     KeyChange::Unresolved => "(not compared)",
-                    KeyChange::Encrypted => "(encrypted anew, not compared)",
+                    KeyChange::Encrypted => "(encrypted value changed, not compared)",
                 };
                 let style = if *change == KeyChange::Removed {
                     RED

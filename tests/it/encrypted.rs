@@ -122,7 +122,7 @@ fn what_is_encrypted_for_the_daemon_is_applied_and_never_shown() {
 }
 
 #[test]
-fn a_running_daemon_applies_a_secret_that_is_encrypted_anew() {
+fn a_running_daemon_applies_a_secret_that_is_encrypted_again() {
     let world = world();
     let own = identity(&world, "own");
     recipients(&world, &[&own]);
@@ -147,7 +147,7 @@ fn a_secret_of_the_operator_goes_before_an_encrypted_one() {
 }
 
 #[test]
-fn without_an_identity_a_plan_tells_by_the_file_what_a_branch_encrypted_anew() {
+fn without_an_identity_a_plan_shows_by_the_file_which_encrypted_value_a_branch_changed() {
     let world = world();
     let own = identity(&world, "own");
     recipients(&world, &[&own]);
@@ -169,7 +169,7 @@ fn without_an_identity_a_plan_tells_by_the_file_what_a_branch_encrypted_anew() {
         (&json!("encrypted"), &json!("branch"))
     );
     let text = checkout.world.run(&["plan", "--base", "main"]).exits(0);
-    let text = text.says("encrypted anew, not compared");
+    let text = text.says("encrypted value changed, not compared");
     assert!(!text.out.contains(VALUE));
     // With the identity it is compared.
     let option = ["--age-identity-file", own.file.to_str().unwrap()];

@@ -789,7 +789,8 @@ fn is_plain(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     word.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b",.;'\"()?=%+-".contains(&b))
-        && !lower.contains("www.")
+        // The dot after it may be outside of the word.
+        && !lower.contains("www")
         && !lower.contains("gh-")
 }
 
@@ -851,6 +852,7 @@ mod tests {
                 "www.e.com GH-1 a@b.c :smile: é",
                 "`www.e.com GH-1 a@b.c :smile`: `é`",
             ),
+            ("see www. (www.)", "see `www`. (`www`.)"),
             ("one ` @team", "`` one ` @team ``"),
             ("`a``@team`", "`a``@team`"),
         ] {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Each fuzz target for some time, one on each processor: tests/fuzz.sh [SECONDS [TARGET...]]. Without a target, all of them;
-# without a time, a minute each. An input that fails is left in fuzz/artifacts, and the script says how to run it again.
+# without a time, a minute each; with --build, only the build. An input that fails is left in fuzz/artifacts, and the script says
+# how to run it again.
 #
 # New inputs are thrown away, or kept in the directory that FUZZ_CORPUS names.
 #
@@ -15,6 +16,7 @@ PATH=$(cargo_tool cargo-fuzz 0.13.2):$PATH
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 host=$(rustc -vV | sed -n 's/^host: //p')
 
+if [ "${1:-}" = --build ]; then exec cargo fuzz build --sanitizer none; fi
 seconds=${1:-60}
 targets=("${@:2}")
 if [ ${#targets[@]} = 0 ]; then mapfile -t targets < <(cargo fuzz list); fi

@@ -124,6 +124,8 @@ step "archives for this machine and for musl"
 target=$(rustc --version --verbose | sed -n 's/^host: //p')
 musl=${target/-gnu/-musl}
 release=$work/downloads/v$version
+# They run for seconds and would be built for minutes.
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 deploy/release/tools.sh "$target"
 deploy/release/archive.sh "$target" "$release"
 deploy/release/try.sh "$target" "$release"

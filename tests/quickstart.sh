@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=tests/need.sh
 . tests/need.sh
 
-command=$(grep -om1 'cargo run --release -- run --sandbox' README.md)
+command=$(grep -om1 'cargo run -- run --sandbox' README.md)
 work=$(mktemp -d)
 cp -r definitions "$work/definitions"
 daemon=
@@ -17,8 +17,8 @@ finish() {
 trap finish EXIT
 
 # Built first, so that the process that is started below is the one that a signal reaches.
-cargo build --quiet --locked --release
-CALRY_DEFINITIONS="$work/definitions" ${command/cargo run --release --/target/release/calry-gitops} --interval 5s >"$work/out" 2>&1 &
+cargo build --quiet --locked
+CALRY_DEFINITIONS="$work/definitions" ${command/cargo run --/target/debug/calry-gitops} --interval 5s >"$work/out" 2>&1 &
 daemon=$!
 
 expect "$work/out" 'reconciliation 1 (start).*12 updated'

@@ -37,6 +37,10 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
                 "calry-gitops validate --only HOSTAWAY --strict",
             ),
             (
+                "Check all workspaces of a repository",
+                "calry-gitops validate -d production -d staging",
+            ),
+            (
                 "Show the problems in a pull request on GitHub",
                 "calry-gitops validate --format github",
             ),

@@ -45,10 +45,11 @@ use run_args::RunArgs;
 use usage::UsageError;
 
 /// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
     /// Done, or in sync.
+    #[default]
     Done = 0,
     /// A failure of the network, authorization or an update, a refused plan, a wrong workspace.
     Failed = 1,

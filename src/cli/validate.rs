@@ -2,14 +2,18 @@
 //!
 //! Never: open a socket, or need a key or a secret.
 
-use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
 
-use super::options::{FileArgs, repository_path};
+use clap::{Args, ValueEnum, ValueHint};
+use glob::MatchOptions;
+
+use super::options::{ProviderParser, definitions_directory, repository_path};
 use super::{Exit, Output};
 use crate::desired::definitions::{Loaded, Loader, Purpose};
-use crate::model::{Severity, printable};
+use crate::model::{Diagnostic, Provider, Severity, printable};
 use crate::reconcile::{self, Failure};
 use crate::render::{github, sarif};
+use crate::report::links::path_from_root;
 use crate::report::plan;
 use crate::report::words::{counted, plural};
 
@@ -18,9 +22,24 @@ pub(super) struct ValidateArgs {
     /// How problems are printed
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "text|json|github|sarif")]
     format: Format,
-    // Last, because its help heading also applies to every argument after it.
-    #[command(flatten)]
-    files: FileArgs,
+    /// Directory of the definition files, or a pattern such as 'workspaces/*'. Repeatable, for several workspaces
+    #[arg(
+        short,
+        long,
+        env = "CALRY_DEFINITIONS",
+        default_value = "definitions",
+        value_parser = Directories::parse,
+        value_hint = ValueHint::DirPath,
+        value_name = "DIR",
+        help_heading = "Definitions"
+    )]
+    definitions: Vec<Directories>,
+    /// Only this provider, in upper or lower case; the errors of other files are ignored. Repeatable
+    #[arg(long, value_parser = ProviderParser, value_name = "PROVIDER", help_heading = "Definitions")]
+    only: Vec<Provider>,
+    /// Treat warnings as errors
+    #[arg(long, help_heading = "Definitions")]
+    strict: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -31,59 +50,137 @@ enum Format {
     Sarif,
 }
 
-pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> {
-    let definitions = &args.files.definitions;
-    let shown = printable(&definitions.display().to_string());
-    let loaded = match load(&args.files) {
-        Ok(loaded) => loaded,
-        Err(failure) => {
-            let sentence = failure.to_string();
-            match args.format {
-                Format::Text => {}
-                Format::Json => output.result(&plan::failure(&sentence, &[])),
-                Format::Github => output.result(&github::failure(&sentence)),
-                Format::Sarif => output.result(&sarif::failure(&sentence)),
-            }
-            output.error(&sentence);
-            return Ok(Exit::from(&failure));
+/// Directories that one argument names.
+#[derive(Clone)]
+struct Directories(Vec<PathBuf>);
+
+impl Directories {
+    /// A path that exists is that path, whatever characters it has.
+    fn parse(text: &str) -> Result<Self, String> {
+        if !text.contains(['*', '?', '[']) || Path::new(text).exists() {
+            return definitions_directory(text).map(|path| Self(vec![path]));
         }
-    };
-    let (problems, files) = (&loaded.diagnostics, loaded.files.len());
-    output.diagnostics(problems, &shown, files);
-    let are = counted(files, "definition is", "definitions are");
-    let warnings = problems.iter().filter(|d| d.severity == Severity::Warning);
-    let warnings = plural(warnings.count(), "warning", "warnings")
-        .map_or_else(String::new, |warnings| format!(", with {warnings}"));
-    let valid = if loaded.has_errors() {
-        String::new()
-    } else {
-        format!("{shown}: {are} valid{warnings}\n")
-    };
-    match args.format {
-        Format::Text => output.result(&valid),
-        Format::Json => output.result(&plan::diagnostics(problems, files)),
-        // A line that is no workflow command is shown in the job's log.
-        Format::Github => {
-            output.result(&(github::diagnostics(problems, &repository_path(definitions)) + &valid))
+        let options = MatchOptions {
+            require_literal_leading_dot: true,
+            ..MatchOptions::new()
+        };
+        let found = glob::glob_with(text, options).map_err(|error| error.to_string())?;
+        let found = found.map(|path| path.map_err(|error| error.to_string()));
+        let found: Vec<PathBuf> = found.collect::<Result<_, _>>()?;
+        let found: Vec<_> = found.into_iter().filter(|path| path.is_dir()).collect();
+        if found.is_empty() {
+            return Err("no directory has such a name".to_owned());
         }
-        Format::Sarif => {
-            output.result(&sarif::diagnostics(problems, &repository_path(definitions)))
-        }
+        Ok(Self(found))
     }
-    Ok(Exit::Invalid.when(loaded.has_errors()))
 }
 
-fn load(
-    FileArgs {
-        definitions,
-        only,
-        strict,
-    }: &FileArgs,
-) -> Result<Loaded, Failure> {
-    let loader = Loader {
-        only,
-        today: reconcile::today(),
-        purpose: Purpose::Check { strict: *strict },
+/// What was found in all directories together.
+#[derive(Default)]
+struct Checked {
+    problems: Vec<Diagnostic>,
+    files: usize,
+    /// A line for each directory whose definitions are valid.
+    valid: String,
+    /// For each directory that could not be read, why.
+    failures: Vec<String>,
+    exit: Exit,
+}
+
+impl Checked {
+    fn add(&mut self, loaded: Loaded, shown: &str, path: impl Fn(&str) -> String) {
+        let files = loaded.files.len();
+        self.files += files;
+        if loaded.has_errors() {
+            self.ends(Exit::Invalid);
+        } else {
+            let is_warning = |d: &&Diagnostic| d.severity == Severity::Warning;
+            let warnings = loaded.diagnostics.iter().filter(is_warning).count();
+            let warnings = plural(warnings, "warning", "warnings")
+                .map_or_else(String::new, |warnings| format!(", with {warnings}"));
+            let are = counted(files, "definition is", "definitions are");
+            self.valid
+                .push_str(&format!("{shown}: {are} valid{warnings}\n"));
+        }
+        for mut problem in loaded.diagnostics {
+            problem.file = path(&problem.file);
+            // A shared file has the same problem in each workspace.
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn ends(&mut self, exit: Exit) {
+        self.exit = self.exit.or(exit);
+    }
+}
+
+pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> {
+    let mut directories: Vec<&Path> = Vec::new();
+    for directory in args.definitions.iter().flat_map(|named| &named.0) {
+        if !directories.contains(&directory.as_path()) {
+            directories.push(directory);
+        }
+    }
+    let root = |directory: &Path| match args.format {
+        Format::Text | Format::Json => directory.display().to_string(),
+        Format::Github | Format::Sarif => repository_path(directory),
     };
-    Ok(loader.load(definitions)?)
+    // In one directory a file has its name, and otherwise its path.
+    let only = match directories[..] {
+        [only] => Some(only),
+        _ => None,
+    };
+    let mut checked = Checked::default();
+    for directory in directories {
+        let shown = printable(&directory.display().to_string());
+        match args.load(directory) {
+            Ok(loaded) => checked.add(loaded, &shown, |file| match only {
+                Some(_) => file.to_owned(),
+                None => path_from_root(&root(directory), file),
+            }),
+            Err(failure) => {
+                checked.ends(Exit::from(&failure));
+                checked.failures.push(failure.to_string());
+            }
+        }
+    }
+    let Checked {
+        problems, files, ..
+    } = &checked;
+    let shown = only.map_or_else(String::new, |only| printable(&only.display().to_string()));
+    let root = only.map_or_else(String::new, root);
+    output.diagnostics(problems, &shown, *files);
+    let failure = (!checked.failures.is_empty()).then(|| checked.failures.join("; "));
+    match (args.format, &failure) {
+        (Format::Text, _) => output.result(&checked.valid),
+        (Format::Json, None) => output.result(&plan::diagnostics(problems, *files)),
+        (Format::Json, Some(failure)) => output.result(&plan::failure(failure, problems)),
+        // A line that is no workflow command is shown in the job's log.
+        (Format::Github, _) => {
+            let failure = failure.as_deref().map(github::failure).unwrap_or_default();
+            let problems = github::diagnostics(problems, &root);
+            output.result(&(failure + &problems + &checked.valid));
+        }
+        (Format::Sarif, None) => output.result(&sarif::diagnostics(problems, &root)),
+        (Format::Sarif, Some(failure)) => output.result(&sarif::failure(failure)),
+    }
+    for failure in &checked.failures {
+        output.error(failure);
+    }
+    Ok(checked.exit)
+}
+
+impl ValidateArgs {
+    fn load(&self, directory: &Path) -> Result<Loaded, Failure> {
+        let loader = Loader {
+            only: &self.only,
+            today: reconcile::today(),
+            purpose: Purpose::Check {
+                strict: self.strict,
+            },
+        };
+        Ok(loader.load(directory)?)
+    }
 }

@@ -7,7 +7,7 @@ use super::options::LiveArgs;
 use super::{Exit, Output};
 use crate::desired::definitions::{self, Loader, MissingSecrets, Purpose};
 use crate::model::{Live, closest, printable};
-use crate::pull::{File, FileState, Part, Scope, SecretNames, first_unknown, prepare};
+use crate::pull::{File, FileState, Part, Scope, SecretNames, first_unknown, prepare, shareable};
 use crate::reconcile;
 use crate::render;
 
@@ -141,6 +141,10 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     let directory =
         std::fs::canonicalize(&loaded.directory).unwrap_or_else(|_| loaded.directory.clone());
     pull.write(&directory, args.dry_run);
+    pull.shareable = match definitions::load(&directory) {
+        Ok(written) => shareable(&written),
+        Err(_) => Vec::new(),
+    };
     output.result(&render::pull::pull(&pull, args.dry_run));
     let failed = !state.nameless.is_empty()
         || pull

@@ -7,11 +7,13 @@
 //! out, unless `--fields` names it.
 
 mod part;
+mod shareable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 pub use part::{InvalidPart, Part};
+pub use shareable::{Shareable, shareable};
 
 use crate::desired::definitions::{
     self, DefinitionFile, Edit, FileWrite, Loaded, MAX_PARAMETERS, NewValue, Pin, WriteEffect,
@@ -86,6 +88,8 @@ pub struct Pull {
     pub files: Vec<File>,
     /// The secrets that are not found, or have another value than Calry, by name.
     pub secrets: BTreeMap<SecretName, NeededSecret>,
+    /// The parts that could move to the shared directory.
+    pub shareable: Vec<Shareable>,
 }
 
 #[derive(Debug)]
@@ -192,6 +196,7 @@ pub fn prepare(
     Pull {
         files,
         secrets: needed_secrets.needed,
+        shareable: Vec::new(),
     }
 }
 

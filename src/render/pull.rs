@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, YELLOW, text_column, wrap};
 use crate::model::printable;
-use crate::pull::{File, FileState, Pull, first_of};
+use crate::pull::{File, FileState, Pull, Shareable, first_of};
 use crate::report::words::nonzero;
 
 /// The files that changed, the secrets that they need, and a summary line. With `dry_run`, nothing was written.
@@ -15,6 +15,7 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
         write_file(&mut out, file);
     }
     write_secrets(&mut out, pull);
+    write_shareable(&mut out, &pull.shareable);
     let count = |wanted: fn(&FileState) -> bool| {
         pull.files.iter().filter(|file| wanted(&file.state)).count()
     };
@@ -86,6 +87,26 @@ fn write_file(out: &mut String, file: &File) {
             file.left_out.len() - MAX_OMISSIONS
         );
     }
+}
+
+fn write_shareable(out: &mut String, shareable: &[Shareable]) {
+    /// The most files to name.
+    const MAX_FILES: usize = 20;
+    if shareable.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{BOLD}Equal in another workspace{BOLD:#}");
+    for equal in shareable.iter().take(MAX_FILES) {
+        let line = format!("{}: {}", equal.file, first_of(&equal.parts));
+        let _ = writeln!(out, "  {}", wrap(&printable(&line), 2, 4));
+        let _ = writeln!(out, "    {DIM}{}{DIM:#}", printable(&equal.workspace));
+    }
+    if shareable.len() > MAX_FILES {
+        let _ = writeln!(out, "  and {} more", shareable.len() - MAX_FILES);
+    }
+    let how = "A part that every workspace has can move to the shared directory. Write it there first, and then remove it here \
+               and there: so it is managed at any time.";
+    let _ = writeln!(out, "  {}\n", wrap(how, 2, 2));
 }
 
 fn write_secrets(out: &mut String, pull: &Pull) {

@@ -4,7 +4,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::support::{Checkout, Signer, World, live};
+use calry_gitops::desired::definitions::load_texts;
+use calry_gitops::model::KeySection;
 use calry_gitops::sandbox::Config;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const WORKSPACE: &str = "slug: acme-production\nextends: ../shared\n";
@@ -229,6 +232,93 @@ fn a_problem_of_a_shared_file_names_it_and_concerns_its_provider_only() {
         "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n",
     );
     world.run(&["plan"]).exits(0);
+}
+
+#[test]
+fn one_call_validates_several_workspaces_and_shows_a_problem_of_a_shared_file_once() {
+    let world = world();
+    let files = [
+        ("workspace.yaml", "slug: acme-staging\nextends: ../shared\n"),
+        ("hostaway.yaml", "provider: HOSTAWAY\nicon: null\n"),
+    ];
+    let staging = world.dir.path().join("staging");
+    std::fs::create_dir(&staging).unwrap();
+    for (name, text) in files {
+        std::fs::write(staging.join(name), text).unwrap();
+    }
+    let both = &["validate", "-d", "definitions", "-d", "staging"][..];
+    let ran = world.run(both).exits(0);
+    let valid: Vec<&str> = ran.out.lines().collect();
+    assert!(
+        valid[0].starts_with("definitions: 1 definition is valid"),
+        "{valid:?}"
+    );
+    assert!(
+        valid[1].starts_with("staging: 1 definition is valid"),
+        "{valid:?}"
+    );
+
+    world.write_shared(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nicons: x\nfieldsToSync:\n  listing: [name]\n",
+    );
+    std::fs::write(staging.join("guesty.yaml"), "provider: GUESTY\nicon: 1\n").unwrap();
+    let places = |json: &Value| -> Vec<String> {
+        let all = json["diagnostics"].as_array().unwrap();
+        let files = all.iter().map(|it| it["file"].as_str().unwrap().to_owned());
+        files.collect()
+    };
+    let ran = world.run(&[both, &["--format", "json"]].concat()).exits(3);
+    assert_eq!(
+        places(&ran.json()),
+        ["shared/hostaway.yaml", "staging/guesty.yaml"]
+    );
+    let ran = world
+        .run(&[both, &["--format", "github"]].concat())
+        .exits(3);
+    for place in [
+        "file=shared/hostaway.yaml,line=2,",
+        "file=staging/guesty.yaml,line=2,",
+    ] {
+        assert_eq!(ran.out.matches(place).count(), 1, "{}", ran.out);
+    }
+    let log = world
+        .run(&[both, &["--format", "sarif"]].concat())
+        .exits(3)
+        .json();
+    assert_eq!(log["runs"][0]["results"].as_array().unwrap().len(), 2);
+    // The valid one is not hidden by the others, nor is a directory that is missing.
+    world.write_shared("hostaway.yaml", HOSTAWAY);
+    let ran = world.run(&[both, &["-d", "nowhere"]].concat()).exits(1);
+    assert!(
+        ran.out.starts_with("definitions: 1 definition"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.err.contains("staging/guesty.yaml:2"), "{}", ran.err);
+    assert!(ran.err.contains("directory nowhere"), "{}", ran.err);
+
+    // A pattern names directories, in their order, each once; a hidden one is not among them.
+    std::fs::write(staging.join("guesty.yaml"), "provider: GUESTY\n").unwrap();
+    let ran = world
+        .run(&["validate", "-d", "s*", "-d", "staging"])
+        .exits(0);
+    let valid: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(valid.len(), 2);
+    assert!(
+        valid[0].starts_with("shared: 1 definition is valid"),
+        "{valid:?}"
+    );
+    assert!(
+        valid[1].starts_with("staging: 2 definitions are valid"),
+        "{valid:?}"
+    );
+    let ran = world.run(&["validate", "-d", "*/nowhere"]).exits(64);
+    assert!(
+        ran.err.contains("no directory has such a name"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
@@ -573,4 +663,149 @@ fn a_pull_writes_into_the_file_of_the_workspace_and_never_into_the_shared_direct
     let ran = world.run(&["pull", "--only", "HOSTAWAY"]).exits(1);
     ran.says("cannot be edited in place");
     assert!(!own.exists());
+}
+
+#[test]
+fn a_pull_names_the_parts_that_another_workspace_has_as_well() {
+    let world = world();
+    let staging = world.dir.path().join("staging");
+    std::fs::create_dir(&staging).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(staging.join(name), text).unwrap();
+    write(
+        "guesty.yaml",
+        "provider: GUESTY\nfieldsToSync:\n  listing: []\n",
+    );
+    world.write(
+        "guesty.yaml",
+        "provider: GUESTY\nfieldsToSync:\n  listing: [name]\n",
+    );
+    let pull = || world.run(&["pull", "--only", "GUESTY"]).exits(0).out;
+    // The live state has no field on, so that the files are equal from now on. Staging does not extend the directory.
+    world.sandbox.modify("GUESTY", |live| {
+        live["fieldsToSync"]["listing"]["name"] = json!(false);
+    });
+    write("workspace.yaml", "slug: acme-staging\n");
+    assert!(!pull().contains("Equal in another workspace"));
+    write("workspace.yaml", "slug: acme-staging\nextends: ../shared\n");
+    let out = pull();
+    assert!(
+        out.contains("Equal in another workspace\n  guesty.yaml: listing\n    ../staging\n"),
+        "{out}"
+    );
+    // What is in the shared directory is not to be moved, nor what differs.
+    write(
+        "guesty.yaml",
+        "provider: GUESTY\nfieldsToSync:\n  listing: [rooms]\n",
+    );
+    assert!(!pull().contains("Equal in another workspace"));
+}
+
+/// What a file says of a part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Said {
+    Nothing,
+    Null,
+    Value,
+    /// For a group only.
+    Delta,
+}
+
+/// A file with the icon, both sections, two groups and a hold, or the part of them that it says something of.
+fn text_of(said: [Said; 6], from: &str, until: &str, fields: &str) -> String {
+    let part = |said: Said, name: &str, value: &str| match said {
+        Said::Nothing => String::new(),
+        Said::Null => format!("{name}: null\n"),
+        Said::Value => format!("{name}: {value}\n"),
+        Said::Delta => format!("{name}: {{add: [{from}], remove: [rooms, nothing]}}\n"),
+    };
+    let below = |name: &str, parts: String| match parts.is_empty() {
+        true => parts,
+        false => format!("{name}:\n  {}\n", parts.trim_end().replace('\n', "\n  ")),
+    };
+    let [icon, headers, query, one, two, hold] = said;
+    let values = format!("{{x-{from}: public}}");
+    let key = part(headers, "headers", &values) + &part(query, "queryParams", &values);
+    let groups = part(one, "listing", fields) + &part(two, "reservation", fields);
+    [
+        "provider: HOSTAWAY\n".to_owned(),
+        part(icon, "icon", &format!("https://e.com/{from}.png")),
+        below("partnerKey", key),
+        below("fieldsToSync", groups),
+        part(hold, "hold", &format!("{{until: {until}}}")),
+    ]
+    .concat()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The effect of every combination of what the two files say.
+    #[test]
+    fn each_part_is_what_the_own_file_says_of_it_or_else_the_shared_one(
+        own in prop::array::uniform6(0..4_u8),
+        shared in prop::array::uniform6(any::<bool>()),
+    ) {
+        let shared = shared.map(|is| if is { Said::Value } else { Said::Nothing });
+        let mut said = own.map(|n| [Said::Nothing, Said::Null, Said::Value, Said::Delta][usize::from(n)]);
+        for (n, said) in said.iter_mut().enumerate() {
+            // There must be something to change, and only groups can be changed.
+            let has_delta = matches!(n, 3 | 4) && shared[n] == Said::Value;
+            if *said == Said::Delta && !has_delta {
+                *said = Said::Value;
+            }
+        }
+        if said == [Said::Nothing; 6] {
+            said[0] = Said::Value;
+        }
+        let files = [
+            ("workspace.yaml", WORKSPACE.to_owned()),
+            ("hostaway.yaml", text_of(said, "own", "2099-01-01", "[own]")),
+            ("../shared/hostaway.yaml", text_of(shared, "shared", "2099-02-02", "[shared, rooms]")),
+        ];
+        let loaded = load_texts(files.iter().map(|(name, text)| (*name, text.clone().into_bytes())));
+        let is_valid = !loaded.has_errors();
+        // A `null` without a shared part says nothing that a missing part does not: it may be refused.
+        prop_assert!(is_valid || said.contains(&Said::Null), "{:?}\n{files:?}", loaded.diagnostics);
+        prop_assume!(is_valid);
+        let file = &loaded.files[0];
+        let desired = file.desired.as_ref().unwrap();
+        let source = file.shared.as_deref().cloned().unwrap_or_default();
+        let groups = |name: &str| {
+            let fields = desired.fields.get(name)?;
+            Some(fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let section = |section: KeySection| {
+            let values = desired.partner_key.section(section)?;
+            Some(values.keys().cloned().collect::<Vec<_>>().join(" "))
+        };
+        let found = [
+            desired.icon.as_ref().map(|icon| icon.as_str().to_owned()),
+            section(KeySection::Headers),
+            section(KeySection::QueryParams),
+            groups("listing"),
+            groups("reservation"),
+            desired.hold.as_ref().map(|hold| hold.until.to_string()),
+        ];
+        let is_shared = [
+            source.icon,
+            source.sections.contains(&KeySection::Headers),
+            source.sections.contains(&KeySection::QueryParams),
+            source.groups.contains_key("listing"),
+            source.groups.contains_key("reservation"),
+            source.hold,
+        ];
+        let own = ["https://e.com/own.png", "x-own", "x-own", "own", "own", "2099-01-01"];
+        let other = ["https://e.com/shared.png", "x-shared", "x-shared", "rooms shared", "rooms shared", "2099-02-02"];
+        for n in 0..6 {
+            let expected = match said[n] {
+                Said::Nothing => (shared[n] == Said::Value).then_some(other[n]),
+                Said::Null => None,
+                Said::Value => Some(own[n]),
+                Said::Delta => Some("own shared"),
+            };
+            prop_assert_eq!(found[n].as_deref(), expected, "part {}\n{:?}", n, files);
+            let takes = matches!(said[n], Said::Nothing | Said::Delta) && shared[n] == Said::Value;
+            prop_assert_eq!(is_shared[n], takes, "part {}\n{:?}", n, files);
+        }
+    }
 }

@@ -113,7 +113,7 @@ pub enum Failure {
     Refused(RefusedCheckout),
     /// `workspace.yaml` has errors, so the workspace of the files is unknown.
     #[error(
-        "workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned"
+        "workspace.yaml is invalid, so it is not known which workspace these definitions are for, or what they share; nothing is planned"
     )]
     Pin,
     /// The key belongs to another workspace than the files.

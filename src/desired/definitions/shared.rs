@@ -121,12 +121,12 @@ impl SharedError {
     /// What to do about it.
     pub(super) fn help(&self) -> &'static str {
         match self {
-            Self::NoCheckout => "keep the definitions in a git checkout, or remove `extends`",
+            Self::NoCheckout => "keep the definitions in a git checkout",
             Self::Outside | Self::Itself => {
                 "name a directory of the same repository, such as `../shared`"
             }
             Self::Missing | Self::NotADirectory | Self::Empty => {
-                "correct the path, or remove `extends`"
+                "correct the path; without `extends`, what is shared is not managed"
             }
             Self::TooLarge => "name a directory with fewer files",
             Self::Unsettled | Self::Unreadable(_) => "run the command again",

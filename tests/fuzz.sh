@@ -3,6 +3,9 @@
 # without a time, a minute each; with --build, only the build. An input that fails is left in fuzz/artifacts, and the script says
 # how to run it again.
 #
+# The seed is fixed, so that no change is refused for a fault that it did not bring. FUZZ_SEED sets another one, and 0 means a
+# random one.
+#
 # New inputs are thrown away, or kept in the directory that FUZZ_CORPUS names.
 #
 # Needs cargo and a C++ compiler. No sanitizer: the program has no unsafe code, and so the stable toolchain is enough.
@@ -36,8 +39,8 @@ fuzz() {
     mkdir -p "$new" "fuzz/artifacts/$target"
     if [ -e "$dictionary" ]; then options+=(-dict="$dictionary"); fi
     # A slow input is a finding, like one that takes memory.
-    if ! "$CARGO_TARGET_DIR/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=10000 \
-        -print_final_stats=1 -artifact_prefix="fuzz/artifacts/$target/" "${options[@]}" "$new" "fuzz/corpus/$target" \
+    if ! "$CARGO_TARGET_DIR/$host/release/$target" -seed="${FUZZ_SEED:-1}" -max_total_time="$seconds" -timeout=10 \
+        -rss_limit_mb=1024 -max_len=10000 -print_final_stats=1 -artifact_prefix="fuzz/artifacts/$target/" "${options[@]}" "$new" "fuzz/corpus/$target" \
         >"$log" 2>&1; then
         # What the property said, and the file.
         tail -n 60 "$log" | cut -c 1-2000 >&2

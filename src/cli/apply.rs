@@ -12,8 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::{LinkArgs, Setup, SourceArgs, up_to_64};
 use super::plan::{
-    Comparison, Format, Place, PlanCopy, PlanFailure, compare, has_obstacle, parse_copy,
-    write_copies,
+    Format, Place, PlanCopy, PlanFailure, compare, has_obstacle, parse_copy, write_copies,
 };
 use super::{Exit, Output, read_yes, signals};
 use crate::daemon::{self, HistoryFile};
@@ -221,16 +220,14 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             (None, None) => {}
         }
     }
-    let report = apply_plan(
-        args,
-        &setup,
-        &comparison,
-        &approved,
-        planned_with.as_ref(),
-        &history,
-        stop,
-    )
-    .await;
+    let applying = Applying {
+        approved: &approved,
+        fetched: comparison.planned.fetched,
+        planned_with: planned_with.as_ref(),
+        concurrency: args.concurrency.get().into(),
+        history: &history,
+    };
+    let report = applying.run(&setup, stop).await;
     history.settle(WorkspaceHistory::GRACE).await;
     let report = report?;
     finish(Ok(&report))?;
@@ -242,54 +239,64 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     Ok(Exit::Failed.when(failed))
 }
 
-async fn apply_plan(
-    args: &ApplyArgs,
-    setup: &Setup,
-    comparison: &Comparison,
-    approved: &Approved,
-    planned_with: Option<&ApiKey>,
-    history: &WorkspaceHistory,
-    stop: CancellationToken,
-) -> anyhow::Result<apply::Report> {
-    // The prompt may have waited long: the updates have a time limit of their own, and use the key as it is now.
-    let deadline = Instant::now() + setup.timeout;
-    let key = setup.key.read()?;
-    let reader = setup.api.reader(&key, deadline);
-    // Another key may belong to another workspace, for which nothing was planned.
-    if planned_with.is_none_or(|planned_with| planned_with.secret() != key.secret()) {
-        let (found, planned) = (reader.workspace().await?, &approved.plan().workspace);
-        if found.id != planned.id {
-            bail!(
-                "the API key has been replaced since the plan was made, and belongs to the workspace {}, not to {}; nothing \
-                 was changed",
-                printable(&found.slug),
-                printable(&planned.slug)
-            );
-        }
-    }
-    let writer = reconcile::writer(&setup.api, &reader, approved);
-    let options = apply::Options {
-        caller: apply::Caller::Command {
-            concurrency: args.concurrency.get().into(),
-        },
-        method: setup.api.method(),
-        fetched: comparison.planned.fetched,
-        deadline,
-        skip: std::collections::BTreeMap::new(),
-        stop,
-    };
-    let (all, done) = (approved.plan().steps().count(), AtomicUsize::new(0));
-    setup.progress.updated(0, all);
-    Ok(
-        apply::apply(approved, &reader, &writer, &options, |result| {
-            if result.sent > 0 {
-                daemon::log::update(approved.plan(), result, None);
+/// An approved plan that is about to be applied.
+pub(super) struct Applying<'a> {
+    pub(super) approved: &'a Approved,
+    /// When the live state of the plan was received.
+    pub(super) fetched: Instant,
+    pub(super) planned_with: Option<&'a ApiKey>,
+    pub(super) concurrency: usize,
+    pub(super) history: &'a WorkspaceHistory,
+}
+
+impl Applying<'_> {
+    pub(super) async fn run(
+        self,
+        setup: &Setup,
+        stop: CancellationToken,
+    ) -> anyhow::Result<apply::Report> {
+        // The prompt may have waited long: the updates have a time limit of their own, and use the key as it is now.
+        let deadline = Instant::now() + setup.timeout;
+        let key = setup.key.read()?;
+        let reader = setup.api.reader(&key, deadline);
+        let plan = self.approved.plan();
+        // Another key may belong to another workspace, for which nothing was planned.
+        if self
+            .planned_with
+            .is_none_or(|planned_with| planned_with.secret() != key.secret())
+        {
+            let (found, planned) = (reader.workspace().await?, &plan.workspace);
+            if found.id != planned.id {
+                bail!(
+                    "the API key has been replaced since the plan was made, and belongs to the workspace {}, not to {}; \
+                     nothing was changed",
+                    printable(&found.slug),
+                    printable(&planned.slug)
+                );
             }
-            history.record_update(approved.plan(), result);
+        }
+        let writer = reconcile::writer(&setup.api, &reader, self.approved);
+        let options = apply::Options {
+            caller: apply::Caller::Command {
+                concurrency: self.concurrency,
+            },
+            method: setup.api.method(),
+            fetched: self.fetched,
+            deadline,
+            skip: std::collections::BTreeMap::new(),
+            stop,
+        };
+        let (all, done) = (plan.steps().count(), AtomicUsize::new(0));
+        setup.progress.updated(0, all);
+        let applied = apply::apply(self.approved, &reader, &writer, &options, |result| {
+            if result.sent > 0 {
+                daemon::log::update(plan, result, None);
+            }
+            self.history.record_update(plan, result);
             setup.progress.updated(done.fetch_add(1, Relaxed) + 1, all);
-        })
-        .await,
-    )
+        });
+        Ok(applied.await)
+    }
 }
 
 async fn confirm(

@@ -273,6 +273,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         max_changes: calry_gitops::plan::MaxChanges::Unlimited,
         concurrency: CONCURRENCY,
         timeout: Duration::from_secs(60),
+        backups: None,
         watch_options: WatchOptions::default(),
         apply_listener: None,
         update_listener: None,

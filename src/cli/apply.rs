@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{LinkArgs, Setup, SourceArgs, up_to_64};
+use super::options::{BackupArgs, LinkArgs, Setup, SourceArgs, up_to_64};
 use super::plan::{
     Format, Place, PlanCopy, PlanFailure, compare, has_obstacle, parse_copy, write_copies,
 };
@@ -21,6 +21,7 @@ use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
 use crate::ops::history::WorkspaceHistory;
 use crate::plan::{Approved, Digest, Limits, MaxChanges, parse_hold_reason};
+use crate::reconcile::backups::Backups;
 use crate::reconcile::plan_file::{self, PlanFile};
 use crate::reconcile::{self, Failure, apply};
 use crate::render::text::Layout;
@@ -71,11 +72,15 @@ pub(super) struct ApplyArgs {
     #[command(flatten)]
     links: LinkArgs,
     #[command(flatten)]
+    backups: BackupArgs,
+    #[command(flatten)]
     source: SourceArgs,
 }
 
 pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
     let stop = signals::stop_token()?;
+    // Wrong options are an error before anything is planned.
+    let backups = args.backups.open()?;
     let mut setup = args.source.set_up(MissingSecrets::Error, output).await?;
     let place = Place::new(&args.links, &setup)?;
     let saved = match &args.saved {
@@ -225,6 +230,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         fetched: comparison.planned.fetched,
         planned_with: planned_with.as_ref(),
         concurrency: args.concurrency.get().into(),
+        backups,
         history: &history,
     };
     let report = applying.run(&setup, stop).await;
@@ -246,6 +252,7 @@ pub(super) struct Applying<'a> {
     pub(super) fetched: Instant,
     pub(super) planned_with: Option<&'a ApiKey>,
     pub(super) concurrency: usize,
+    pub(super) backups: Option<Backups>,
     pub(super) history: &'a WorkspaceHistory,
 }
 
@@ -284,6 +291,7 @@ impl Applying<'_> {
             fetched: self.fetched,
             deadline,
             skip: std::collections::BTreeMap::new(),
+            backups: self.backups,
             stop,
         };
         let (all, done) = (plan.steps().count(), AtomicUsize::new(0));

@@ -39,6 +39,7 @@ use clap::{FromArgMatches, Parser, Subcommand};
 
 use crate::model::Diagnostic;
 use crate::reconcile::Failure;
+use crate::reconcile::backups::AT_ONCE;
 use config::Defaults;
 use output::{Output, OutputArgs};
 use run_args::RunArgs;
@@ -303,8 +304,8 @@ fn block_on_workspaces(
     workspaces: usize,
     future: impl Future<Output = anyhow::Result<Exit>>,
 ) -> anyhow::Result<Exit> {
-    // Even if watching and reading of every workspace hangs, a thread is free for other work.
-    let blocking = workspaces * 2 + 64;
+    // Even if watching, reading and the backups of every workspace hang, a thread is free for other work.
+    let blocking = workspaces * (2 + AT_ONCE) + 64;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime
         .worker_threads(2)

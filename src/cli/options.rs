@@ -16,6 +16,7 @@ use super::git_args::GitArgs;
 use super::progress::Progress;
 use super::{Output, UsageError};
 use crate::desired::definitions::{MissingSecrets, Pin};
+use crate::desired::encrypted::Recipient;
 use crate::desired::git::{CommitId, TrustPolicy, TrustedKeyFiles};
 use crate::desired::secrets::SecretSources;
 use crate::desired::{definitions, git};
@@ -27,6 +28,7 @@ use crate::model::{
 };
 use crate::policies::PolicyFile;
 use crate::pull::SecretNames;
+use crate::reconcile::backups::{BackupDirectory, Backups};
 use crate::reconcile::{DefinitionsSource, Source, today};
 use crate::report::links::{Links, RepositoryUrl};
 use crate::report::words::key_warning;
@@ -95,6 +97,53 @@ pub(super) struct PolicyArgs {
 impl PolicyArgs {
     pub(super) fn file(&self) -> Option<PolicyFile> {
         self.policies.clone().map(PolicyFile)
+    }
+}
+
+/// Where definitions are saved before they are replaced.
+#[derive(Args)]
+#[command(next_help_heading = "Backups")]
+pub(super) struct BackupArgs {
+    /// Directory for backups: before an update is sent, the definition that it replaces is saved there, encrypted. An update
+    /// whose backup fails is not sent. Needs --backup-recipient
+    #[arg(long, env = "CALRY_BACKUP_DIR", value_name = "DIR")]
+    backup_dir: Option<PathBuf>,
+    /// Public key of age to which backups are encrypted, so that only its owner can read them; repeatable. Needs --backup-dir
+    #[arg(
+        long,
+        env = "CALRY_BACKUP_RECIPIENT",
+        value_delimiter = ',',
+        value_parser = recipient,
+        value_name = "age1…"
+    )]
+    backup_recipient: Vec<Recipient>,
+}
+
+fn recipient(text: &str) -> Result<Recipient, String> {
+    Recipient::parse(text).map_err(|error| error.to_string())
+}
+
+impl BackupArgs {
+    /// The store of the backups; `None` if none are made.
+    pub(super) fn open(&self) -> Result<Option<Backups>, UsageError> {
+        let Some(directory) = &self.backup_dir else {
+            return match self.backup_recipient.is_empty() {
+                true => Ok(None),
+                false => Err(UsageError(
+                    "--backup-recipient needs --backup-dir: no backups would be made".to_owned(),
+                )),
+            };
+        };
+        if self.backup_recipient.is_empty() {
+            return Err(UsageError(
+                "--backup-dir needs --backup-recipient: backups have secrets in them, and are never written unencrypted"
+                    .to_owned(),
+            ));
+        }
+        let recipients = self.backup_recipient.iter().cloned().collect();
+        let store = BackupDirectory::new(directory.clone(), recipients)
+            .map_err(|error| UsageError(error.to_string()))?;
+        Ok(Some(Backups::new(Arc::new(store))))
     }
 }
 
@@ -349,6 +398,7 @@ pub(super) fn workspace_groups() -> impl Iterator<Item = clap::Id> {
         GitArgs::group_id(),
         ApiArgs::group_id(),
         TrustArgs::group_id(),
+        BackupArgs::group_id(),
     ];
     groups.into_iter().flatten()
 }

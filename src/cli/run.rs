@@ -164,6 +164,7 @@ async fn prepare_workspace(
         },
         concurrency: workspace_loop.concurrency.get().into(),
         timeout: setup.timeout,
+        backups: workspace.args.backups.open()?,
         watch_options: WatchOptions::default(),
         apply_listener: Some(Box::new(move |plan| applying.notify_start(plan))),
         update_listener: Some(UpdateListener::new(move |plan, result| {
@@ -373,6 +374,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         for workspace in &configuration.workspaces {
             workspace.args.source.live.api_url()?;
             workspace.args.workspace_loop.repository_url()?;
+            workspace.args.backups.open()?;
         }
         output.result(&configuration.print());
         return Ok(Exit::Done);

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use super::UsageError;
 use super::cluster::ClusterArgs;
 use super::git_args::GitArgs;
-use super::options::{SourceArgs, interval, parse_repository_url, up_to_64};
+use super::options::{BackupArgs, SourceArgs, interval, parse_repository_url, up_to_64};
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
 use crate::plan::MaxChanges;
@@ -39,6 +39,8 @@ pub(super) struct RunArgs {
     pub(super) http: HttpArgs,
     #[command(flatten)]
     pub(super) git: GitArgs,
+    #[command(flatten)]
+    pub(super) backups: BackupArgs,
     #[command(flatten)]
     pub(super) source: SourceArgs,
     #[command(flatten)]

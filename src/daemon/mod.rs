@@ -34,6 +34,7 @@ use crate::live::{Api, ExpirySource, KeySource};
 use crate::model::human_duration;
 use crate::plan::{MaxChanges, Plan};
 use crate::reconcile::apply::UpdateResult;
+use crate::reconcile::backups::Backups;
 use crate::reconcile::{Failure, Source, apply};
 use crate::report::links::Links;
 
@@ -75,6 +76,8 @@ pub struct LoopSettings {
     pub concurrency: usize,
     /// The time limit of a reconciliation, retries included.
     pub timeout: Duration,
+    /// Where definitions are saved before they are replaced.
+    pub backups: Option<Backups>,
     pub watch_options: WatchOptions,
     pub apply_listener: Option<ApplyListener>,
     pub update_listener: Option<UpdateListener>,

@@ -518,6 +518,7 @@ async fn attempt(
         fetched,
         deadline,
         skip,
+        backups: settings.backups.clone(),
         stop: stop.clone(),
     };
     let writer = reconcile::writer(&settings.api, &reader, &approved);
@@ -807,6 +808,7 @@ mod tests {
             max_changes: crate::plan::MaxChanges::Unlimited,
             concurrency: 1,
             timeout: Duration::from_secs(60),
+            backups: None,
             watch_options: crate::desired::watch::WatchOptions::default(),
             apply_listener: None,
             update_listener: None,

@@ -645,6 +645,7 @@ mod tests {
             fetched: Instant::now() + SECOND * 600,
             deadline,
             skip,
+            backups: None,
             stop: CancellationToken::new(),
         };
         let approved = Arc::into_inner(run(0, providers, "new")).unwrap().approved;

@@ -15,6 +15,7 @@
 //! change, and `reconcile` whether to repeat a write, after a read.
 
 mod api;
+mod backup;
 mod document;
 mod error;
 mod key;
@@ -29,6 +30,7 @@ use std::fmt;
 use std::future::Future;
 
 pub use api::{Api, BrokenTransport, Reader, Transport, Writer};
+pub use backup::{Backup, InvalidBackup, MAX_BACKUP};
 pub use error::{Error, Operation};
 pub use key::{ApiKey, ExpiryError, ExpirySource, KeyError, KeySource};
 pub use observer::{Attempt, Exchange, ExchangeOutcome, Observer};

@@ -2,8 +2,8 @@
 //!
 //! A panic in one update is a failure of that update only.
 //!
-//! Never: write twice without a read in between, overwrite a change made since the plan, or stop at the first failure. Its
-//! argument type admits only plans that passed the guard.
+//! Never: write twice without a read in between, overwrite a change made since the plan, overwrite a definition that was to be
+//! backed up and is not, or stop at the first failure. Its argument type admits only plans that passed the guard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -18,13 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use super::backups::Backups;
 use super::received;
 use crate::http::ConcurrencyLimit;
-use crate::live::{Backoff, Error, Operation, ReadCalry, WriteCalry};
+use crate::live::{Backoff, Backup, Error, Operation, ReadCalry, WriteCalry};
+use crate::machine;
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
 use crate::plan::{
-    Approved, Cause, Change, Mismatch, Payload, RefreshedStep, RefusedPart, Step, refresh, refusal,
-    unverifiable, verify,
+    Approved, Cause, Change, Mismatch, Payload, Plan, RefreshedStep, RefusedPart, Step, refresh,
+    refusal, unverifiable, verify,
 };
 
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct Options {
     pub deadline: Instant,
     /// Providers to skip, each with the reason.
     pub skip: BTreeMap<Provider, String>,
+    /// Where definitions are saved before they are replaced; `None` if they are not.
+    pub backups: Option<Backups>,
     /// After it is cancelled no update starts, and running updates have [`GRACE`] to end.
     pub stop: CancellationToken,
 }
@@ -82,7 +86,8 @@ impl Withdrawal {
 /// If the live state of the plan is older than this, the provider is read again once before the update is sent.
 pub const STALE: Duration = Duration::from_secs(5);
 
-/// The same for an update that also sends unmanaged parts: it would undo an edit of those since the read.
+/// The same for an update that also sends unmanaged parts: it would undo an edit of those since the read. With backups, for
+/// every update: an edit since the read would be in no backup.
 pub const STALE_IF_CARRIED: Duration = Duration::from_secs(1);
 
 /// How long a running update may take after a stop.
@@ -192,6 +197,7 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
     progress: impl Fn(&UpdateResult),
 ) -> Report {
     let run = Run {
+        plan: approved.plan(),
         reader,
         writer,
         options,
@@ -230,6 +236,7 @@ const WITHDRAWN: &str =
     "nothing was sent: the files have changed since the plan, and it is made again";
 
 struct Run<'a, R, W> {
+    plan: &'a Plan,
     reader: &'a R,
     writer: &'a W,
     options: &'a Options,
@@ -314,6 +321,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let mut doubt: Option<Error> = None;
         // Age alone never causes two reads in a row.
         let mut reread = false;
+        let mut backed_up: Option<Arc<Live>> = None;
         loop {
             let Some(payload) = &step.payload.update else {
                 return Outcome::Partial(step.payload.refused);
@@ -321,7 +329,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             if let Some(reason) = self.must_not_start(provider) {
                 return unknown_or_skipped(doubt.as_ref(), reason);
             }
-            let patience = if step.payload.carries_unmanaged {
+            let patience = if step.payload.carries_unmanaged || self.options.backups.is_some() {
                 STALE_IF_CARRIED
             } else {
                 STALE
@@ -343,6 +351,16 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 continue;
             }
             reread = false;
+            if let Some(backups) = &self.options.backups
+                && backed_up.as_ref() != Some(&step.live)
+            {
+                if let Err(why) = backups.save(self.backup(&step.live)).await {
+                    return not_backed_up(doubt.as_ref(), &why);
+                }
+                backed_up = Some(Arc::clone(&step.live));
+                // Meanwhile the definition may have become old, or the update unwanted.
+                continue;
+            }
             // Counted before the call: after a panic in it, the update may have arrived.
             trace.sent += 1;
             let answer = self.writer.update(provider, payload).await;
@@ -402,6 +420,20 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 }
                 doubt = Some(error);
             }
+        }
+    }
+
+    fn backup(&self, live: &Live) -> Backup {
+        Backup {
+            time: machine::now(),
+            workspace: self.plan.workspace.clone(),
+            commit: self
+                .plan
+                .revision
+                .as_ref()
+                .map(|revision| revision.commit.clone()),
+            digest: self.plan.digest.as_ref().map(ToString::to_string),
+            live: live.clone(),
         }
     }
 
@@ -510,6 +542,18 @@ fn unknown_or_skipped(doubt: Option<&Error>, reason: String) -> Outcome {
         )),
         None => Outcome::Skipped(reason),
     }
+}
+
+/// The outcome of an update whose definition could not be backed up.
+fn not_backed_up(doubt: Option<&Error>, why: &str) -> Outcome {
+    Outcome::Failed(match doubt {
+        Some(error) => format!(
+            "{error}; the update may have arrived, and was not tried again, because the definition could not be backed up: {why}"
+        ),
+        None => format!(
+            "nothing was sent, because the definition that the update replaces could not be backed up: {why}"
+        ),
+    })
 }
 
 /// The outcome of an update without an answer, if the definition that was read afterwards shows that it arrived: `updatedAt`

@@ -4,6 +4,7 @@
 //! Never: write outside of [`apply`]. Planning gets a reader, which cannot write.
 
 pub mod apply;
+pub mod backups;
 pub mod plan_file;
 
 use std::path::{Path, PathBuf};

@@ -661,6 +661,7 @@ fn options() -> Options {
         fetched: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(60),
         skip: BTreeMap::new(),
+        backups: None,
         stop: CancellationToken::new(),
     }
 }

@@ -14,6 +14,7 @@ mod admin;
 mod apply;
 mod architecture;
 mod ask;
+mod backups;
 mod branch;
 mod canary;
 mod catalogue;

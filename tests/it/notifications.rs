@@ -209,6 +209,7 @@ impl Loop {
             max_changes,
             concurrency: 8,
             timeout: Duration::from_secs(5),
+            backups: None,
             watch_options: calry_gitops::desired::watch::WatchOptions::default(),
             apply_listener: Some(Box::new(move |plan| listener.notify_start(plan))),
             update_listener: None,

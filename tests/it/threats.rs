@@ -803,3 +803,39 @@ fn it_cannot_remove_a_file_unnoticed_if_every_provider_needs_one() {
     world.run(&["apply", "--yes"]).exits(3);
     assert_eq!(world.updates().len(), 0);
 }
+
+#[test]
+fn it_cannot_overwrite_what_is_not_backed_up() {
+    let mut world = world();
+    let identity = age::x25519::Identity::generate();
+    world
+        .env("CALRY_BACKUP_DIR", "backups")
+        .env("CALRY_BACKUP_RECIPIENT", &identity.to_public().to_string())
+        .env("CALRY_SECRET_NEW", CANARY);
+    let overwrite = "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: ${secret:new}\n";
+    let attacker = age::x25519::Identity::generate().to_public();
+    for more in [
+        "backupDir: /dev/null\n".to_owned(),
+        format!("backupRecipient: {attacker}\n"),
+        "backups: false\n".to_owned(),
+    ] {
+        world.write("hostaway.yaml", &format!("{overwrite}{more}"));
+        world.run(&["apply", "--yes"]).exits(3);
+        world.write("hostaway.yaml", overwrite);
+        world.write("workspace.yaml", &format!("slug: acme-production\n{more}"));
+        world.run(&["apply", "--yes"]).exits(3);
+        std::fs::remove_file(world.definitions().join("workspace.yaml")).unwrap();
+    }
+    assert!(world.updates().is_empty());
+    world.write("hostaway.yaml", overwrite);
+    shows_no_canary(&[world.run(&["apply", "--yes"]).exits(0)]);
+    let directory = world
+        .dir
+        .path()
+        .join("backups/5f0c1f7e-0000-4000-8000-000000000001/HOSTAWAY");
+    let backups: Vec<_> = std::fs::read_dir(directory).unwrap().collect();
+    assert_eq!(backups.len(), 1);
+    let bytes = std::fs::read(backups[0].as_ref().unwrap().path()).unwrap();
+    let text = age::decrypt(&identity, &bytes).unwrap();
+    assert!(String::from_utf8(text).unwrap().contains("live-value-4712"));
+}

@@ -65,6 +65,8 @@ VALUES = [
     [
         "source=git-sync", "git.auth.type=token", "git.auth.existingSecret=git", "git.directory=", "git.ref=", "gitSync.depth=0",
         "image.digest=sha256:" + "a" * 64, "persistence.enabled=true", "replicaCount=1", "events.enabled=false",
+        "backups.recipients[0]=age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj",
+        "backups.existingClaim=backups",
     ],
     [
         "priorityClassName=system", "topologySpreadConstraints[0].maxSkew=1",
@@ -284,6 +286,7 @@ INCOMPLETE = {
     "set existingConfigMap of the workspace a ": [
         "source=configmap", "workspaces[0].name=a", "workspaces[0].apiKey.existingSecret=a",
     ],
+    "set backups.existingClaim ": ["backups.recipients[0]=age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj"],
     "workspaces and config.workspaces are both set": [
         "workspaces[0].name=a", "workspaces[0].apiKey.existingSecret=a", "config.workspaces[0].name=b",
     ],
@@ -667,10 +670,11 @@ class Manifests(unittest.TestCase):
             paths += [argument.partition("=")[::2] for argument in daemon(made)["args"]]
             config = yaml.safe_load(made.get("ConfigMap", {}).get("data", {}).get("calry-gitops.yaml", "{}"))
             paths += [item for workspace in config.get("workspaces", []) for item in workspace.items()]
+            written = ("CALRY_BACKUP_DIR", "CALRY_GIT_DIR", "CALRY_STATE_DIR")
             for name, path in paths:
                 if str(path).startswith("/"):
                     mount = next(mount for at, mount in mounts.items() if f"{path}/".startswith(f"{at}/"))
-                    self.assertIs(mount.get("readOnly", False), name not in ("CALRY_STATE_DIR", "CALRY_GIT_DIR"), name)
+                    self.assertIs(mount.get("readOnly", False), name not in written, name)
             volumes = {volume["name"] for volume in pod(made)["volumes"]}
             used = {mount["name"] for container in pod(made)["containers"] for mount in container.get("volumeMounts", [])}
             self.assertEqual(volumes, used)

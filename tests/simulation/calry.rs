@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use axum::http;
 use calry_gitops::daemon::Leadership;
-use calry_gitops::live::{BrokenTransport, Transport};
+use calry_gitops::live::{Backup, BrokenTransport, Transport};
 use calry_gitops::model::UpdateMethod;
 use calry_gitops::reconcile::apply::{STALE, STALE_IF_CARRIED};
+use calry_gitops::reconcile::backups::BackupStore;
 use calry_gitops::sandbox::{Mask, PartialPartnerKey, Semantics, Store, Update, mask};
 use fastrand::Rng;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -50,6 +51,7 @@ pub(crate) enum Promise {
     TruthfulCause,
     NothingIsForgotten,
     OnlyWhatIsAllowed,
+    NothingOverwrittenIsLost,
 }
 
 /// What git wants from a moment on.
@@ -113,6 +115,8 @@ pub(crate) struct World {
     pub(crate) violation: Option<Violation>,
     /// What happened, line by line.
     pub(crate) trace: Vec<String>,
+    /// The definitions that were backed up, by provider.
+    pub(crate) backups: BTreeMap<String, Vec<Value>>,
     pub(crate) writes: u64,
     pub(crate) faulty: u64,
     /// Whether state files were damaged.
@@ -216,6 +220,7 @@ impl World {
             processes: Vec::new(),
             violation: None,
             trace: Vec::new(),
+            backups: BTreeMap::new(),
             writes: 0,
             faulty: 0,
             state_is_lost: false,
@@ -527,6 +532,12 @@ impl World {
             return Vec::new();
         };
         let shown = Arc::clone(&self.versions[provider][shown].live);
+        if self.setting.has_backups() && !self.has_backup(provider, &shown) {
+            self.violate(
+                NothingOverwrittenIsLost,
+                format_args!("{provider} is updated without a backup of {shown}"),
+            );
+        }
         let name = |of: &Value, at: &str| of.pointer(at) == Some(&Value::Bool(true));
         let switches_off = name(&shown, "/fieldsToSync/listing/name")
             && body.get("fieldsToSync").is_some()
@@ -579,7 +590,11 @@ impl World {
             let carries = sent("icon") && spec.icon.is_none()
                 || sent("partnerKey") && (spec.headers.is_none() || spec.query.is_none())
                 || sent("fieldsToSync") && (spec.listing.is_none() || spec.rates.is_none());
-            if carries { STALE_IF_CARRIED } else { STALE }
+            if carries || self.setting.has_backups() {
+                STALE_IF_CARRIED
+            } else {
+                STALE
+            }
         };
         let view = &self.processes[process];
         let is_stale = !matching.is_empty()
@@ -614,6 +629,35 @@ impl World {
             );
         }
         matching
+    }
+
+    /// Whether a definition, as Calry shows it, is in a backup.
+    fn has_backup(&self, provider: &str, live: &Value) -> bool {
+        let is_masked = self.setting.semantics.mask == Mask::Always;
+        // What the daemon does not know is not touched, and a group that is absent is none.
+        let parts = [
+            "/id",
+            "/icon",
+            "/partnerKey/headers",
+            "/partnerKey/queryParams",
+            "/fieldsToSync",
+        ];
+        // Of a masked section, only the names can be saved.
+        let is_saved = |at: &str, saved: &Value, shown: &Value| match (saved, shown) {
+            (Value::Object(saved), Value::Object(shown))
+                if is_masked && at.starts_with("/partnerKey") =>
+            {
+                saved.keys().eq(shown.keys())
+            }
+            _ => saved == shown,
+        };
+        let value = |of: &Value, at: &str| of.pointer(at).cloned().unwrap_or_default();
+        let mut backups = self.backups.get(provider).into_iter().flatten();
+        backups.any(|backup| {
+            let saved = &backup["definition"];
+            let mut parts = parts.iter();
+            parts.all(|at| is_saved(at, &value(saved, at), &value(live, at)))
+        })
     }
 
     /// Whether an update is the right one for a file and a live definition: traps 1 to 5.
@@ -798,6 +842,32 @@ fn execute(
         live["fieldsToSync"]["listing"][field] = json!(false);
     }
     Some(live.clone())
+}
+
+/// The backups of all processes.
+pub(crate) struct MemoryBackups {
+    pub(crate) world: Shared,
+}
+
+impl fmt::Debug for MemoryBackups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryBackups")
+    }
+}
+
+impl BackupStore for MemoryBackups {
+    fn save(&self, backup: &Backup) -> Result<(), String> {
+        let provider = backup.live.provider.to_string();
+        let document: Value = serde_json::from_str(backup.write().expose()).unwrap();
+        let mut world = self.world.lock();
+        // The disk is full now and then, as long as there are other faults.
+        if !world.faults.is_empty() && world.dice.u8(..4) == 0 {
+            world.record(format_args!("the backup of {provider} fails"));
+            return Err("the disk is full".to_owned());
+        }
+        world.backups.entry(provider).or_default().push(document);
+        Ok(())
+    }
 }
 
 /// The network between one process and Calry.

@@ -53,6 +53,11 @@ pub(crate) struct Holds {
 }
 
 impl Setting {
+    /// Whether definitions are backed up before they are replaced.
+    pub(crate) fn has_backups(&self) -> bool {
+        self.seed.is_multiple_of(2)
+    }
+
     pub(crate) fn begin(&self) -> Timestamp {
         let (hour, minute) = self.begins;
         let date = jiff::civil::date(2026, 3, 1);

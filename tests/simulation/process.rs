@@ -18,6 +18,7 @@ use calry_gitops::machine::{Machine, run_on};
 use calry_gitops::ops::kubernetes::{Cluster, Lease, Pod, Shards, Times};
 use calry_gitops::plan::MaxChanges;
 use calry_gitops::policies::PolicyFile;
+use calry_gitops::reconcile::backups::Backups;
 use calry_gitops::reconcile::{DefinitionsSource, Source};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -26,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::calry::{Network, ProcessView, REQUEST_TIMEOUT, Shared, TIMEOUT};
+use crate::calry::{MemoryBackups, Network, ProcessView, REQUEST_TIMEOUT, Shared, TIMEOUT};
 use crate::{calry, lease};
 
 pub(crate) struct SimulatedMachine {
@@ -309,6 +310,11 @@ fn prepare(
             .map_or(MaxChanges::Unlimited, MaxChanges::Count),
         concurrency: setting.concurrency,
         timeout: TIMEOUT,
+        backups: setting.has_backups().then(|| {
+            Backups::new(Arc::new(MemoryBackups {
+                world: Arc::clone(&place.world),
+            }))
+        }),
         watch_options: WatchOptions::default(),
         apply_listener: None,
         update_listener: None,

@@ -253,6 +253,8 @@ mod tests {
             "interval",
             "mode",
             "strict",
+            "backupDir",
+            "backupRecipient",
         ] {
             assert!(own.contains(&key), "{key}");
         }

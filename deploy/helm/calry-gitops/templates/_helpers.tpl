@@ -126,6 +126,9 @@ labels:
 - set existingConfigMap of the workspace {{ .name }} to the ConfigMap with its definitions, as source is configmap
 {{- end }}
 {{- end }}
+{{- if and .Values.backups.recipients (not .Values.backups.existingClaim) }}
+- set backups.existingClaim to the PersistentVolumeClaim for the backups, as backups.recipients is set
+{{- end }}
 {{- if and .Values.workspaces .Values.config.workspaces }}
 - workspaces and config.workspaces are both set: describe the workspaces in one of them
 {{- end }}
@@ -383,6 +386,12 @@ labels:
 {{- if .Values.policies.existingConfigMap }}
 - name: CALRY_POLICIES
   value: /run/calry/policies/policies.yaml
+{{- end }}
+{{- with .Values.backups.recipients }}
+- name: CALRY_BACKUP_DIR
+  value: /var/backups/calry-gitops
+- name: CALRY_BACKUP_RECIPIENT
+  value: {{ join "," . | quote }}
 {{- end }}
 {{- with .Values.verify }}
 - name: CALRY_VERIFY

@@ -307,7 +307,7 @@ impl Applying<'_> {
     }
 }
 
-async fn confirm(
+pub(super) async fn confirm(
     count: usize,
     slug: &str,
     output: &Output,

@@ -151,6 +151,21 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
                 "calry-gitops encrypt --again --age-identity-file identity.txt",
             ),
         ],
+        "restore" => &[
+            (
+                "Print the times of the backups of a provider",
+                "calry-gitops restore HOSTAWAY --list --backup-dir backups",
+            ),
+            (
+                "Put the definition back as it was before the last update",
+                "calry-gitops restore HOSTAWAY --backup-dir backups --age-identity-file key.txt",
+            ),
+            (
+                "The one at noon, and keep it until Friday",
+                "calry-gitops restore HOSTAWAY --backup-dir backups --age-identity-file key.txt \\\n    --at 2026-11-29T12:00:00Z \
+                 --hold-until 2026-12-04 --reason OPS-114",
+            ),
+        ],
         "history" => &[
             (
                 "Show what the daemon did and found",

@@ -19,6 +19,7 @@ mod output;
 mod plan;
 mod progress;
 mod pull;
+mod restore;
 mod run;
 mod run_args;
 mod sandbox;
@@ -136,6 +137,8 @@ enum Command {
     Pull(pull::PullArgs),
     /// Encrypt a secret in git, to the recipients of workspace.yaml
     Encrypt(encrypt::EncryptArgs),
+    /// Put a definition back as it was before an update, from a backup
+    Restore(Box<restore::RestoreArgs>),
     /// Show the status of a running daemon
     Status(status::StatusArgs),
     /// Print what happened to the workspaces of a daemon
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => once(&output, |output| block_on(snapshot::run(&args, output))),
         Command::Pull(args) => once(&output, |output| block_on(pull::run(&args, output))),
         Command::Encrypt(args) => once(&output, |output| encrypt::run(&args, output)),
+        Command::Restore(args) => once(&output, |output| block_on(restore::run(&args, output))),
         Command::Status(args) => once(&output, |output| block_on(status::run(&args, output))),
         Command::History(args) => once(&output, |output| history::run(&args, output)),
         Command::Sandbox(args) => {

@@ -124,27 +124,41 @@ fn recipient(text: &str) -> Result<Recipient, String> {
 }
 
 impl BackupArgs {
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.backup_dir.as_deref()
+    }
+
     /// The store of the backups; `None` if none are made.
     pub(super) fn open(&self) -> Result<Option<Backups>, UsageError> {
-        let Some(directory) = &self.backup_dir else {
-            return match self.backup_recipient.is_empty() {
-                true => Ok(None),
-                false => Err(UsageError(
-                    "--backup-recipient needs --backup-dir: no backups would be made".to_owned(),
-                )),
-            };
-        };
-        if self.backup_recipient.is_empty() {
-            return Err(UsageError(
+        match (&self.backup_dir, self.backup_recipient.as_slice()) {
+            (None, []) => Ok(None),
+            (None, _) => Err(UsageError(
+                "--backup-recipient needs --backup-dir: no backups would be made".to_owned(),
+            )),
+            (Some(_), []) => Err(UsageError(
                 "--backup-dir needs --backup-recipient: backups have secrets in them, and are never written unencrypted"
                     .to_owned(),
-            ));
+            )),
+            (Some(directory), recipients) => open_backups(directory, recipients).map(Some),
         }
-        let recipients = self.backup_recipient.iter().cloned().collect();
-        let store = BackupDirectory::new(directory.clone(), recipients)
-            .map_err(|error| UsageError(error.to_string()))?;
-        Ok(Some(Backups::new(Arc::new(store))))
     }
+
+    /// The store of the backups of a restore from this directory: for the given public keys, or for the owner of its backups.
+    pub(super) fn open_for(
+        &self,
+        directory: &Path,
+        owner: &[Recipient],
+    ) -> Result<Backups, UsageError> {
+        let given = self.backup_recipient.as_slice();
+        open_backups(directory, if given.is_empty() { owner } else { given })
+    }
+}
+
+fn open_backups(directory: &Path, recipients: &[Recipient]) -> Result<Backups, UsageError> {
+    let recipients = recipients.iter().cloned().collect();
+    let store = BackupDirectory::new(directory.to_owned(), recipients)
+        .map_err(|error| UsageError(error.to_string()))?;
+    Ok(Backups::new(Arc::new(store)))
 }
 
 /// What a command needs to compare desired and live state.
@@ -441,6 +455,10 @@ impl LiveArgs {
     pub(super) fn api_url(&self) -> Result<HttpUrl, UsageError> {
         HttpUrl::parse(&self.api.api_url, UrlPolicy::api(self.api.insecure_http))
             .map_err(|error| UsageError(format!("--api-url {error}")))
+    }
+
+    pub(super) fn age_identity_file(&self) -> Option<&Path> {
+        self.api.age_identity_file.as_deref()
     }
 
     /// Whether plain http to other machines is allowed.

@@ -245,6 +245,14 @@ impl Identities {
             keys,
         })
     }
+
+    /// Their public keys.
+    #[must_use]
+    pub fn recipients(&self) -> Vec<Recipient> {
+        let keys = self.keys.iter();
+        keys.map(|key| Recipient(key.to_public().to_string()))
+            .collect()
+    }
 }
 
 /// Who can decrypt each secret, as far as `encrypt` wrote it down.

@@ -64,6 +64,16 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// A value without references.
+    #[must_use]
+    pub fn literal(value: Secret) -> Self {
+        let parts = match value.expose() {
+            "" => Vec::new(),
+            _ => vec![Part::Literal(value)],
+        };
+        Self { parts }
+    }
+
     /// The secrets that are referred to, in order.
     pub fn references(&self) -> impl Iterator<Item = &SecretName> {
         self.parts.iter().filter_map(|part| match part {

@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod backups;
 pub mod plan_file;
+pub mod restore;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

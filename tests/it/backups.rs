@@ -1,10 +1,12 @@
-//! Backups: what an update replaces is saved before it is sent, and only the owner of a private key can read it.
+//! Backups: what an update replaces is saved before it is sent, only the owner of a private key can read it, and `restore` puts
+//! it back.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use crate::support::{Ran, World, live, until};
+use age::secrecy::ExposeSecret as _;
 use age::x25519::Identity;
 use calry_gitops::sandbox::Config;
 use serde_json::{Value, json};
@@ -245,4 +247,264 @@ fn a_daemon_reports_an_update_without_a_backup_as_failed_and_tries_it_again() {
         world.live("GUESTY")["fieldsToSync"]["listing"]["rooms"],
         true
     );
+}
+
+/// What [`world`] has after an update, with the private key in a file.
+fn updated() -> (World, Value) {
+    let (mut world, identity) = world();
+    write_identity(&world, &identity);
+    world.env("CALRY_AGE_IDENTITY_FILE", "identity.txt");
+    let before = world.live("HOSTAWAY");
+    apply(&world).exits(0);
+    assert_ne!(world.live("HOSTAWAY")["icon"], before["icon"]);
+    (world, before)
+}
+
+fn write_identity(world: &World, identity: &Identity) {
+    let text = identity.to_string();
+    fs::write(world.dir.path().join("identity.txt"), text.expose_secret()).unwrap();
+}
+
+#[track_caller]
+fn is_as(live: &Value, before: &Value) {
+    for part in ["icon", "partnerKey", "fieldsToSync"] {
+        assert_eq!(live[part], before[part], "{part}");
+    }
+}
+
+#[test]
+fn restore_puts_back_what_an_update_replaced_and_shows_no_value() {
+    let (world, before) = updated();
+    let guesty = world.live("GUESTY");
+    let updates = world.updates().len();
+    let ran = world.run(&["restore", "hostaway", "--yes"]).exits(0);
+    for value in [OLD_KEY, "new-partner-key-4712"] {
+        assert!(!format!("{}{}", ran.out, ran.err).contains(value));
+    }
+    let ran = ran
+        .says("partnerKey.headers.x-api-key")
+        .says("https://e.com/old.png")
+        .says("Git will undo this: the next reconciliation applies definitions/hostaway.yaml");
+    drop(ran);
+    is_as(&world.live("HOSTAWAY"), &before);
+    assert_eq!(world.live("GUESTY"), guesty);
+    assert_eq!(world.updates().len(), updates + 1);
+    // What the restore replaced is saved as well: a second one takes the first one back.
+    assert_eq!(files(&world, "HOSTAWAY").len(), 2);
+    world.run(&["restore", "HOSTAWAY", "--yes"]).exits(0);
+    assert_eq!(world.live("HOSTAWAY")["icon"], "https://e.com/new.png");
+}
+
+#[test]
+fn restore_takes_the_backup_of_a_time_and_lists_all_of_them() {
+    let (world, before) = updated();
+    world.write(
+        "hostaway.yaml",
+        &HOSTAWAY.replace("e.com/new", "e.com/newer"),
+    );
+    apply(&world).exits(0);
+    let listed = world.run(&["restore", "HOSTAWAY", "--list"]).exits(0);
+    let times: Vec<&str> = listed
+        .out
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(
+        times.len() == 2 && times[0] > times[1] && listed.out.contains(WORKSPACE),
+        "{}",
+        listed.out
+    );
+    world
+        .run(&[
+            "restore",
+            "HOSTAWAY",
+            "--at",
+            "2020-01-01T00:00:00Z",
+            "--yes",
+        ])
+        .exits(1)
+        .says("HOSTAWAY has no backup of 2020-01-01T00:00:00Z or before");
+    world
+        .run(&["restore", "HOSTAWAY", "--at", times[1], "--yes"])
+        .exits(0);
+    is_as(&world.live("HOSTAWAY"), &before);
+    world
+        .run(&["restore", "HOSTAWAY", "--at", times[1], "--yes"])
+        .exits(0)
+        .says("HOSTAWAY is as it was before");
+    world
+        .run(&["restore", "NOBODY", "--list"])
+        .exits(0)
+        .says("there is no backup of NOBODY");
+}
+
+#[test]
+fn restore_shows_the_difference_and_changes_nothing_without_a_yes() {
+    let (world, _) = updated();
+    let updates = world.updates().len();
+    world
+        .run(&["restore", "HOSTAWAY"])
+        .exits(1)
+        .says("https://e.com/old.png")
+        .says("there is no terminal; nothing was changed");
+    assert_eq!(world.updates().len(), updates);
+}
+
+#[test]
+fn restore_puts_the_provider_on_hold_so_that_git_does_not_undo_it() {
+    let (world, before) = updated();
+    let hold = ["--hold-until", "2099-12-31", "--reason", "OPS-114: no"];
+    let restore = || {
+        let mut args = vec!["restore", "HOSTAWAY", "--yes"];
+        args.extend(hold);
+        world.run(&args)
+    };
+    restore()
+        .exits(0)
+        .says("hostaway.yaml now puts HOSTAWAY on hold until 2099-12-31. Commit and push it");
+    let text = fs::read_to_string(world.definitions().join("hostaway.yaml")).unwrap();
+    assert_eq!(
+        text,
+        format!("{HOSTAWAY}hold:\n  until: \"2099-12-31\"\n  reason: \"OPS-114: no\"\n")
+    );
+    apply(&world).exits(0);
+    is_as(&world.live("HOSTAWAY"), &before);
+    let updates = world.updates().len();
+    restore()
+        .exits(1)
+        .says("puts HOSTAWAY on hold until 2099-12-31 already");
+    assert_eq!(world.updates().len(), updates);
+    // A hold is what suspends git, so a person can restore.
+    world
+        .run(&["restore", "HOSTAWAY", "--yes"])
+        .exits(0)
+        .says("puts HOSTAWAY on hold until 2099-12-31, so git does not undo this until then");
+}
+
+#[test]
+fn restore_keeps_the_guard_rails() {
+    let (world, before) = updated();
+    let updates = world.updates().len();
+    let restore = ["restore", "HOSTAWAY", "--yes"];
+    world.write("workspace.yaml", "slug: acme-staging\n");
+    world.run(&restore).exits(1);
+    world.write(
+        "workspace.yaml",
+        "slug: acme-production\nhold: {until: 2099-12-31, reason: freeze}\n",
+    );
+    world
+        .run(&restore)
+        .exits(1)
+        .says("the workspace is on hold")
+        .says("--override-hold");
+    fs::write(
+        world.dir.path().join("policies.yaml"),
+        "policies:\n  - name: no-key\n    each: change\n    expression: \"!change.path.startsWith('partnerKey')\"\n    \
+         message: keys stay\n",
+    )
+    .unwrap();
+    let overridden = [&restore[..], &["--override-hold", "incident 7"]].concat();
+    let denied = [&overridden[..], &["--policies", "policies.yaml"]].concat();
+    world.run(&denied).exits(1).says("keys stay");
+    assert_eq!(world.updates().len(), updates);
+    world.run(&overridden).exits(0).says("incident 7");
+    is_as(&world.live("HOSTAWAY"), &before);
+}
+
+#[test]
+fn restore_changes_nothing_without_a_usable_backup() {
+    let (world, _) = updated();
+    let updates = world.updates().len();
+    let restore = ["restore", "HOSTAWAY", "--yes"];
+    let file = files(&world, "HOSTAWAY").remove(0);
+    let of_other = world
+        .dir
+        .path()
+        .join("backups")
+        .join(WORKSPACE)
+        .join("VRBO");
+    fs::create_dir(&of_other).unwrap();
+    fs::copy(&file, of_other.join(file.file_name().unwrap())).unwrap();
+    world
+        .run(&["restore", "VRBO", "--yes"])
+        .exits(1)
+        .says("the workspace acme-production has no VRBO");
+    let guesty = files(&world, "GUESTY").remove(0);
+    let good = fs::read(&file).unwrap();
+    fs::copy(&guesty, &file).unwrap();
+    world
+        .run(&restore)
+        .exits(1)
+        .says("the backup is of another workspace or provider");
+    fs::write(&file, &good[..good.len() / 2]).unwrap();
+    world.run(&restore).exits(1).says("its file is damaged");
+    fs::write(&file, good).unwrap();
+    write_identity(&world, &Identity::generate());
+    world
+        .run(&restore)
+        .exits(1)
+        .says("is encrypted for others: no identity of identity.txt can decrypt it");
+    fs::remove_file(&file).unwrap();
+    world
+        .run(&restore)
+        .exits(1)
+        .says("there is no backup of HOSTAWAY of the workspace acme-production in backups");
+    assert_eq!(world.updates().len(), updates);
+}
+
+#[test]
+fn restore_names_what_it_leaves_and_who_else_manages_nothing() {
+    let mut hostaway = live("HOSTAWAY", &["name"], &["rooms"]);
+    hostaway["partnerKey"] = json!({"headers": {"x-api-key": OLD_KEY}});
+    let mut world = World::with(json!([hostaway]), Config::default());
+    world.write("hostaway.yaml", HOSTAWAY);
+    let identity = Identity::generate();
+    write_identity(&world, &identity);
+    world
+        .env("CALRY_SECRET_HOSTAWAY", "new-partner-key-4712")
+        .env("CALRY_BACKUP_DIR", "backups")
+        .env("CALRY_BACKUP_RECIPIENT", &identity.to_public().to_string())
+        .env("CALRY_AGE_IDENTITY_FILE", "identity.txt");
+    apply(&world).exits(0);
+    // Only the icon is managed now, and a restore cannot remove it.
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nicon: https://e.com/new.png\n",
+    );
+    world
+        .run(&["restore", "HOSTAWAY", "--yes"])
+        .exits(0)
+        .says("Not restored: icon: there was none, and an update cannot remove one")
+        .says("No file manages these parts of HOSTAWAY, so git does not undo this");
+    let live = world.live("HOSTAWAY");
+    assert_eq!(live["partnerKey"]["headers"]["x-api-key"], OLD_KEY);
+    assert_eq!(live["fieldsToSync"]["listing"]["name"], true);
+    // A provider without a file can be restored as well, whatever other files say.
+    fs::remove_file(world.definitions().join("hostaway.yaml")).unwrap();
+    world.write("guesty.yaml", "provider: GUESTY\nnothing: known\n");
+    world
+        .run(&["restore", "HOSTAWAY", "--yes"])
+        .exits(0)
+        .says("No file manages these parts of HOSTAWAY");
+}
+
+#[test]
+fn restore_needs_a_directory_a_private_key_and_one_provider() {
+    let (mut world, _) = updated();
+    for (args, says) in [
+        (&["--only", "GUESTY"][..], "remove --only"),
+        (
+            &["--hold-until", "2020-01-01", "--reason", "a"],
+            "must not be in the past",
+        ),
+        (&["--hold-until", "2099-01-01"], "--reason"),
+    ] {
+        let args = [&["restore", "HOSTAWAY", "--yes"], args].concat();
+        world.run(&args).exits(64).says(says);
+    }
+    world.env("CALRY_AGE_IDENTITY_FILE", "");
+    let restore = ["restore", "HOSTAWAY", "--yes"];
+    world.run(&restore).exits(64).says("--age-identity-file");
+    world.env("CALRY_BACKUP_DIR", "");
+    world.run(&restore).exits(64).says("--backup-dir");
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::definition::{KEYS, is_delta};
 use super::mask::is_boolean_elsewhere;
 use super::yaml::{self, Node, Value};
-use crate::model::{Desired, DesiredValue, FieldSet, Icon, KeySection, SecretName, Template};
+use crate::model::{Desired, DesiredValue, FieldSet, Hold, Icon, KeySection, SecretName, Template};
 
 /// One change to the desired state of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum Edit {
         section: KeySection,
         values: BTreeMap<String, NewValue>,
     },
+    /// Suspend changes to a provider without a hold.
+    Hold(Hold),
 }
 
 /// A value below `partnerKey` that may be written into a file.
@@ -106,6 +108,7 @@ impl Edit {
                     None => values.remove(name),
                 };
             }
+            Self::Hold(hold) => desired.hold = Some(hold.clone()),
             Self::KeySection { section, values } => {
                 let values = values
                     .iter()
@@ -178,6 +181,13 @@ impl Edit {
                     &["partnerKey", section.key(), name],
                     NewNode::Text(value.text()),
                 )
+            }
+            Self::Hold(hold) => {
+                let until = ("until", NewNode::Text(hold.until.to_string()));
+                let reason = hold.reason.as_ref();
+                let reason = reason.map(|reason| ("reason", NewNode::Text(reason.clone())));
+                let hold = [until].into_iter().chain(reason).collect();
+                editor.put(&["hold"], NewNode::Map(hold))
             }
             Self::KeySection { section, values } => {
                 let values = values

@@ -429,11 +429,9 @@ impl Session {
         let error = answer.as_ref().err().map(tracing::field::display);
         tracing::debug!(%operation, address = %self.api.url, took = ?started.elapsed(), error, "request to Calry");
         match &self.unreachable {
-            Some(unreachable) if answer.is_ok() => unreachable.reached(),
-            Some(unreachable) => return answer.map_err(|error| unreachable.check(error)),
-            None => {}
+            Some(unreachable) => unreachable.check(answer),
+            None => answer,
         }
-        answer
     }
 
     /// The span of a request, with its method and route.

@@ -35,9 +35,9 @@ pub(super) async fn fetch_document(
                 route.replace_client(&used);
                 Err(ErrorCause::TimedOut { limit })
             });
-        match answer {
+        match unreachable.check(answer.map_err(error)) {
             Ok(body) => return Ok(body),
-            Err(cause) => sleep(attempts.next(unreachable.check(error(cause)))?).await,
+            Err(error) => sleep(attempts.next(error)?).await,
         }
     }
 }

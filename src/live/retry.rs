@@ -132,25 +132,24 @@ impl UnreachableHost {
     const PATIENCE: Duration = Duration::from_secs(3);
     const ATTEMPTS: u32 = 3;
 
-    /// The host answered, successfully or not.
-    pub(super) fn reached(&self) {
-        *self.0.lock() = None;
-    }
-
-    /// Returns the error of an attempt, marked as permanent if the host stays unreachable.
-    pub(super) fn check(&self, error: Error) -> Error {
-        if !error.is_unreachable() {
-            self.reached();
-            return error;
-        }
-        let now = Instant::now();
+    /// Marks the error of an attempt as permanent if the host stays unreachable. Any answer, successful or not, shows that it
+    /// is reachable.
+    pub(super) fn check<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         let mut since = self.0.lock();
+        let error = match answer {
+            Err(error) if error.is_unreachable() => error,
+            answer => {
+                *since = None;
+                return answer;
+            }
+        };
+        let now = Instant::now();
         let (first, attempts) = since.get_or_insert((now, 0));
         *attempts += 1;
         if *attempts >= Self::ATTEMPTS && now.duration_since(*first) >= Self::PATIENCE {
-            error.into_permanent()
+            Err(error.into_permanent())
         } else {
-            error
+            Err(error)
         }
     }
 }
@@ -254,7 +253,7 @@ mod tests {
             };
             let api = String::new();
             let error = Error::new(Operation::Workspace, ErrorCause::Broken { api, failure });
-            !host.check(error).is_transient()
+            !host.check::<()>(Err(error)).unwrap_err().is_transient()
         };
         for _ in 0..5 {
             assert!(!given_up(true));
@@ -267,5 +266,8 @@ mod tests {
         tokio::time::advance(UnreachableHost::PATIENCE).await;
         assert!(!given_up(true));
         assert!(given_up(true));
+        // So does an answer.
+        host.check(Ok(())).unwrap();
+        assert!(!given_up(true));
     }
 }

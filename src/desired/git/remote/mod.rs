@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use gix::objs::Kind;
 use gix::{ObjectId, Repository};
-use gix_protocol::handshake::Ref;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -38,7 +37,7 @@ use crate::http::{Http, HttpTimeouts, HttpUrl, SetupError, read_certificates};
 use crate::model::{Scrubber, ellipsize, hex, printable};
 use clone::{CloneDirectory, Generation, Record, open_bare};
 use connection::Connection;
-use reference::{Target, default_branch, target_of};
+use reference::{Target, default_branch, find_target};
 use transport::{Advertisement, Exchange};
 
 pub use clone::CloneRoot;
@@ -404,25 +403,12 @@ impl Remote {
                 tag: None,
             });
         }
-        let candidates = reference.candidates();
-        let refs = connection.list(&candidates)?;
-        if matches!(reference, GitReference::Default) {
-            return default_branch(&refs, current.and_then(|it| it.reference.as_deref()));
-        }
-        let found: Vec<Target> = refs
-            .iter()
-            .filter_map(|found| target_of(found, &candidates))
-            .collect();
-        match <[Target; 1]>::try_from(found) {
-            Ok([target]) => Ok(target),
-            Err(found) if found.is_empty() => {
-                let is_empty = refs.iter().all(|found| matches!(found, Ref::Unborn { .. }));
-                Err(match is_empty {
-                    true => FetchError::Empty,
-                    false => FetchError::ReferenceMissing(printable(&reference.to_string())),
-                })
+        let refs = connection.list(&reference.candidates())?;
+        match reference {
+            GitReference::Default => {
+                default_branch(&refs, current.and_then(|it| it.reference.as_deref()))
             }
-            Err(_) => Err(FetchError::Ambiguous(printable(&reference.to_string()))),
+            GitReference::Name(_) | GitReference::Commit(_) => find_target(&refs, reference),
         }
     }
 

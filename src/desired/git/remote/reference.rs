@@ -8,6 +8,7 @@ use gix_protocol::handshake::Ref;
 
 use super::error::FetchError;
 use super::quote;
+use crate::model::printable;
 
 /// Which commit of a repository is followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,8 +159,25 @@ fn name_of(found: &Ref) -> String {
     found.unpack().0.to_string()
 }
 
+/// The object of the only reference that a name may mean.
+pub(super) fn find_target(refs: &[Ref], reference: &GitReference) -> Result<Target, FetchError> {
+    let candidates = reference.candidates();
+    let mut found = refs
+        .iter()
+        .filter_map(|found| target_of(found, &candidates));
+    let name = || printable(&reference.to_string());
+    match (found.next(), found.next()) {
+        (Some(target), None) => Ok(target),
+        (Some(_), Some(_)) => Err(FetchError::Ambiguous(name())),
+        (None, _) if refs.iter().all(|it| matches!(it, Ref::Unborn { .. })) => {
+            Err(FetchError::Empty)
+        }
+        (None, _) => Err(FetchError::ReferenceMissing(name())),
+    }
+}
+
 /// The object of a reference, if it is one of those asked for.
-pub(super) fn target_of(found: &Ref, candidates: &[String]) -> Option<Target> {
+fn target_of(found: &Ref, candidates: &[String]) -> Option<Target> {
     let (name, id, peeled) = found.unpack();
     let name = name.to_string();
     let id = id.filter(|_| candidates.contains(&name))?.to_owned();
@@ -190,6 +208,134 @@ mod tests {
         ] {
             let found = GitReference::Default.is_moved_by(pushed, known);
             assert_eq!(found, is_moved, "{known:?}");
+        }
+    }
+
+    fn name(text: &str) -> GitReference {
+        GitReference::Name(text.to_owned())
+    }
+
+    fn id(of: u8) -> ObjectId {
+        ObjectId::from([of; 20])
+    }
+
+    #[test]
+    fn a_reference_is_a_name_or_the_full_id_of_a_commit() {
+        let hex = "0123456789abcdef0123456789abcdef01234567";
+        let commit = GitReference::Commit(ObjectId::from_hex(hex.as_bytes()).unwrap());
+        assert_eq!(GitReference::parse(hex), Ok(commit));
+        let (longest, too_long) = ("a".repeat(250), "a".repeat(251));
+        for text in [&hex[1..], &"x".repeat(40), "main", "release/1.x", &longest] {
+            assert_eq!(GitReference::parse(text), Ok(name(text)));
+        }
+        for text in ["", "a..b", "two words", &too_long] {
+            let error = GitReference::parse(text).unwrap_err();
+            assert!(error.contains("such as main"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_may_mean_a_branch_and_a_tag() {
+        let branch = "refs/heads/main";
+        for (reference, candidates, tag) in [
+            (
+                name("v1"),
+                &["refs/heads/v1", "refs/tags/v1"][..],
+                Some("refs/tags/v1"),
+            ),
+            (
+                name("refs/tags/v1"),
+                &["refs/tags/v1"],
+                Some("refs/tags/v1"),
+            ),
+            (name(branch), &[branch], None),
+            (GitReference::Default, &[], None),
+            (GitReference::Commit(id(1)), &[], None),
+        ] {
+            assert_eq!(reference.candidates(), candidates);
+            let moved = |pushed| reference.is_moved_by(pushed, Some(branch));
+            let follows_it = reference == name(branch) || reference == GitReference::Default;
+            assert_eq!(moved(branch), follows_it, "{reference}");
+            assert_eq!(moved("refs/tags/v1"), tag.is_some(), "{reference}");
+            assert_eq!(reference.of_tag(), tag.map(name));
+        }
+    }
+
+    fn direct(name: &str, of: u8) -> Ref {
+        Ref::Direct {
+            full_ref_name: name.into(),
+            object: id(of),
+        }
+    }
+
+    fn unborn() -> Ref {
+        Ref::Unborn {
+            full_ref_name: "HEAD".into(),
+            target: "refs/heads/main".into(),
+        }
+    }
+
+    fn head(of: u8) -> Ref {
+        Ref::Symbolic {
+            full_ref_name: "HEAD".into(),
+            target: "refs/heads/main".into(),
+            tag: None,
+            object: id(of),
+        }
+    }
+
+    fn show(target: Result<Target, FetchError>) -> String {
+        match target {
+            Ok(target) => format!(
+                "{} {}{}",
+                target.reference.as_deref().unwrap_or("none"),
+                target.commit.as_bytes()[0],
+                target.tag.map_or(String::new(), |_| " by a tag".to_owned()),
+            ),
+            Err(FetchError::DefaultBranchMoved { before, now }) => format!("{before}, now {now}"),
+            Err(FetchError::ReferenceMissing(name)) => format!("no {name}"),
+            Err(FetchError::Ambiguous(name)) => format!("two {name}"),
+            Err(FetchError::Empty) => "empty".to_owned(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn the_default_branch_stays_the_one_that_is_known() {
+        let main = "refs/heads/main";
+        for (refs, known, expected) in [
+            (vec![], None, "empty"),
+            (vec![unborn()], None, "empty"),
+            (vec![unborn()], Some(main), "no main"),
+            (vec![direct(main, 1)], Some(main), "no main"),
+            (vec![direct(main, 1), head(2)], None, "refs/heads/main 2"),
+            (vec![head(2)], Some(main), "refs/heads/main 2"),
+            (vec![head(2)], Some("refs/heads/next"), "next, now main"),
+            (vec![direct("HEAD", 3)], None, "HEAD 3"),
+            (vec![direct("HEAD", 3)], Some(main), "main, now HEAD"),
+        ] {
+            assert_eq!(show(default_branch(&refs, known)), expected, "{refs:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_means_one_reference_of_the_server() {
+        let tag = || Ref::Peeled {
+            full_ref_name: "refs/tags/v1".into(),
+            tag: id(4),
+            object: id(5),
+        };
+        let branch = || direct("refs/heads/v1", 1);
+        for (refs, expected) in [
+            (vec![], "empty"),
+            (vec![unborn()], "empty"),
+            (vec![head(2)], "no v1"),
+            (vec![head(2), unborn()], "no v1"),
+            (vec![head(2), branch()], "refs/heads/v1 1"),
+            (vec![tag()], "refs/tags/v1 5 by a tag"),
+            (vec![tag(), branch()], "two v1"),
+        ] {
+            assert_eq!(show(find_target(&refs, &name("v1"))), expected, "{refs:?}");
         }
     }
 

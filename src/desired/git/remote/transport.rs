@@ -546,6 +546,7 @@ mod tests {
     use reqwest::ResponseBuilderExt as _;
 
     use super::*;
+    use crate::http::{Http, HttpTimeouts, install_tls};
 
     #[test]
     fn a_redirect_stays_within_the_origin_and_brings_no_credentials() {
@@ -573,5 +574,273 @@ mod tests {
             assert!(!refused.to_string().contains("SECRET"));
         }
         assert!(matches!(redirected("/b"), Err(FetchError::NotGit(_))));
+    }
+
+    fn exchange(runtime: Handle, credential: Option<&str>) -> Exchange {
+        install_tls();
+        let http = Http::new(HttpTimeouts::default()).unwrap();
+        let url = Url::parse("http://127.0.0.1:9").unwrap();
+        Exchange {
+            runtime,
+            stop: CancellationToken::new(),
+            route: http.route(&url).unwrap(),
+            authorization: Some(HeaderValue::from_static("Basic abc")),
+            credential: credential.map(str::to_owned),
+            deadline: Instant::now() + MAX_SILENCE,
+            max: 1 << 20,
+            budget: Mutex::default(),
+            interrupt: Arc::default(),
+            advertisement: Mutex::default(),
+            failure: Mutex::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_refusal_of_a_server_has_its_error() {
+        let checked = |status: u16, wait: Option<u32>, credential| {
+            let mut response = axum::http::Response::builder().status(status);
+            if let Some(wait) = wait {
+                response = response.header("retry-after", wait);
+            }
+            let response = Response::from(response.body("").unwrap());
+            let checked = exchange(Handle::current(), credential).check(response);
+            checked.map_or_else(|e| format!("{e:?}"), |answer| answer.status().to_string())
+        };
+        let own = Some("the token");
+        for (status, wait, credential, expected) in [
+            (200, None, own, "200 OK"),
+            (302, None, own, "302 Found"),
+            (429, Some(7), own, "RateLimited(7s)"),
+            (429, None, own, "RateLimited(60s)"),
+            (403, Some(7), own, "RateLimited(7s)"),
+            (403, None, own, "Forbidden(\"the token\")"),
+            (401, Some(7), own, "Unauthorized(\"the token\")"),
+            (401, None, None, "NoCredentials(401)"),
+            (403, None, None, "NoCredentials(403)"),
+            (404, Some(7), own, "NotFound"),
+            (410, None, own, "NotFound"),
+            (
+                503,
+                Some(7),
+                own,
+                "Server { status: 503, retry_after: Some(7s) }",
+            ),
+            (500, None, own, "Server { status: 500, retry_after: None }"),
+            (418, Some(7), own, "NotGit(\"status 418\")"),
+        ] {
+            assert_eq!(checked(status, wait, credential), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_interrupted_at_the_deadline_or_by_a_stop_as_long_as_it_lasts() {
+        let ended = |exchange: &Exchange| exchange.ended().map(|error| error.to_string());
+        let stopped = exchange(Handle::current(), None);
+        let interrupter = stopped.interrupt_in_time();
+        tokio::task::yield_now().await;
+        assert_eq!(ended(&stopped), None);
+        stopped.stop.cancel();
+        tokio::task::yield_now().await;
+        assert_eq!(ended(&stopped), Some(FetchError::Stopped.to_string()));
+        drop(interrupter);
+
+        let (late, over) = (
+            exchange(Handle::current(), None),
+            exchange(Handle::current(), None),
+        );
+        let interrupter = late.interrupt_in_time();
+        drop(over.interrupt_in_time());
+        tokio::time::sleep(MAX_SILENCE + Duration::from_millis(1)).await;
+        let text = ended(&late).unwrap();
+        assert!(
+            text.contains("the time limit of the fetch is over"),
+            "{text}"
+        );
+        assert_eq!(ended(&over), None);
+        drop(interrupter);
+    }
+
+    /// Answers one request after the other, each on its own connection, and returns what it was asked.
+    fn serve(answers: Vec<String>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/a", listener.local_addr().unwrap());
+        let serving = std::thread::spawn(move || {
+            let answer = |answer: String| {
+                let (mut connection, _) = listener.accept().unwrap();
+                let mut asked = Vec::new();
+                let mut part = [0; 4096];
+                // Every request here ends with its headers or with a body that ends with a full stop.
+                while !asked.ends_with(b"\r\n\r\n") || asked.starts_with(b"POST") {
+                    let read = connection.read(&mut part).unwrap();
+                    asked.extend_from_slice(&part[..read]);
+                    if asked.ends_with(b".") {
+                        break;
+                    }
+                }
+                connection.write_all(answer.as_bytes()).unwrap();
+                String::from_utf8(asked).unwrap()
+            };
+            answers.into_iter().map(answer).collect()
+        });
+        (url, serving)
+    }
+
+    /// An answer in parts.
+    fn answer(kind: &str, parts: &[&str]) -> String {
+        let mut text = format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\
+             content-type: application/x-git-upload-pack-{kind}\r\n\r\n"
+        );
+        for part in parts {
+            text += &format!("{:x}\r\n{part}\r\n", part.len());
+        }
+        text + "0\r\n\r\n"
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Runtime::new().unwrap()
+    }
+
+    fn read(mut from: impl Read) -> String {
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_list_of_capabilities_is_asked_for_once_and_one_of_references_each_time() {
+        let runtime = runtime();
+        for (version, asked_again) in [("version 2", false), ("version 1", true)] {
+            let advertised = answer("advertisement", &["000e", version, " and more"]);
+            let (url, serving) = serve(vec![
+                format!(
+                    "HTTP/1.1 302 Found\r\nconnection: close\r\ncontent-length: 0\r\nlocation: /b{ADVERTISEMENT}\r\n\r\n"
+                ),
+                advertised,
+            ]);
+            let exchange = Arc::new(exchange(runtime.handle().clone(), None));
+            let mut client = Client::new(Arc::clone(&exchange));
+            assert_eq!(client.redirected_base_url(), None);
+            let mut get = || {
+                let headers = ["git-protocol: version=2"];
+                let got = client
+                    .get(&format!("{url}{ADVERTISEMENT}"), &url, headers)
+                    .ok()?;
+                Some((
+                    read(got.headers),
+                    read(got.body),
+                    client.redirected_base_url(),
+                ))
+            };
+            let first = get().unwrap();
+            assert_eq!(
+                first.0,
+                "content-type: application/x-git-upload-pack-advertisement\n"
+            );
+            assert_eq!(first.1, format!("000e{version} and more"));
+            assert_eq!(first.2, Some(url.replace("/a", "/b")));
+            for asked in serving.join().unwrap() {
+                for header in [
+                    "git-protocol: version=2\r\n",
+                    "authorization: Basic abc\r\n",
+                    concat!(
+                        "user-agent: git/calry-gitops-",
+                        env!("CARGO_PKG_VERSION"),
+                        "\r\n"
+                    ),
+                ] {
+                    assert!(asked.contains(header), "{asked}");
+                }
+            }
+            // The server is gone.
+            assert_eq!(get().is_none(), asked_again, "{version}");
+            assert_eq!(exchange.failure.lock().is_some(), asked_again);
+        }
+    }
+
+    #[test]
+    fn an_advertisement_has_at_most_the_bytes_that_are_allowed() {
+        let runtime = runtime();
+        for (parts, expected) in [
+            (["123456", "7890"], Ok("1234567890")),
+            (["123456", "78901"], Err("TooLarge(10)")),
+        ] {
+            let (url, serving) = serve(vec![answer("advertisement", &parts)]);
+            let exchange = Exchange {
+                max: 10,
+                ..exchange(runtime.handle().clone(), None)
+            };
+            let read = exchange.advertise(&url, &HeaderMap::new());
+            let read = read.map(|read| String::from_utf8(read.body).unwrap());
+            assert_eq!(
+                read.as_deref().map_err(|e| format!("{e:?}")),
+                expected.map_err(str::to_owned)
+            );
+            serving.join().unwrap();
+        }
+        let (url, serving) = serve(vec![answer("result", &["page"])]);
+        let exchange = exchange(runtime.handle().clone(), None);
+        let refused = exchange.advertise(&url, &HeaderMap::new()).unwrap_err();
+        assert!(
+            refused.to_string().contains("upload-pack-result"),
+            "{refused}"
+        );
+        serving.join().unwrap();
+    }
+
+    #[test]
+    fn an_answer_has_at_most_the_bytes_that_are_allowed_and_its_request_is_sent_when_it_is_read() {
+        let runtime = runtime();
+        for (allowed, expected) in [(10, Ok("1234567890")), (9, Err("TooLarge(9)"))] {
+            let (url, serving) = serve(vec![answer("result", &["123456", "7890"])]);
+            let exchange = Arc::new(exchange(runtime.handle().clone(), None));
+            exchange.allow(allowed);
+            let mut client = Client::new(Arc::clone(&exchange));
+            let headers = ["content-type: application/x-git-upload-pack-request"];
+            let mut post = client
+                .post(&url, &url, headers, PostBodyDataKind::Unbounded)
+                .unwrap();
+            post.post_body.write_all(b"want ").unwrap();
+            post.post_body.write_all(b"all.").unwrap();
+            let lines = read(post.headers);
+            assert_eq!(
+                lines,
+                "content-type: application/x-git-upload-pack-result\n"
+            );
+            let mut text = String::new();
+            let read = post.body.read_to_string(&mut text).map(|_| text.as_str());
+            let failure = || format!("{:?}", exchange.failure.lock().as_ref().unwrap());
+            assert_eq!(read.map_err(|_| failure()), expected.map_err(str::to_owned));
+            let asked = serving.join().unwrap().remove(0);
+            assert!(asked.starts_with("POST /a "), "{asked}");
+            assert!(asked.ends_with("\r\n\r\nwant all."), "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_a_largest_size() {
+        let runtime = runtime();
+        let mut client = Client::new(Arc::new(exchange(runtime.handle().clone(), None)));
+        let none: [&str; 0] = [];
+        let post = client.post("http://127.0.0.1:9", "", none, PostBodyDataKind::Unbounded);
+        let mut body = post.unwrap().post_body;
+        let half = vec![0; MAX_REQUEST / 2];
+        assert_eq!(body.write(&half).unwrap(), half.len());
+        assert_eq!(body.write(&half).unwrap(), half.len());
+        assert_eq!(
+            body.write(b"1").unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        assert_eq!(client.configure(&()).ok(), Some(()));
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_sent_is_an_error() {
+        for bad in ["no colon", "two words: a", "name: a\u{1}b"] {
+            assert!(
+                matches!(header_map([bad]), Err(FetchError::Invalid(_))),
+                "{bad}"
+            );
+        }
     }
 }

@@ -545,6 +545,22 @@ mod tests {
         assert!(refused(true).contains("has expired (401): create a new one"));
     }
 
+    #[test]
+    fn a_connection_that_broke_after_the_request_is_told_from_none_at_all() {
+        for (sent, sentence) in [
+            (
+                true,
+                "the connection to https://api.example.com broke: no route",
+            ),
+            (false, "no connection to https://api.example.com: no route"),
+        ] {
+            let failure = RequestFailure::simulated(sent, "no route".to_owned());
+            let api = "https://api.example.com".to_owned();
+            let error = Error::new(Operation::Workspace, ErrorCause::Broken { api, failure });
+            assert!(error.to_string().contains(sentence), "{error}");
+        }
+    }
+
     fn update() -> Operation {
         Operation::Update(Provider::parse("HOSTAWAY").unwrap())
     }

@@ -103,3 +103,18 @@ impl fmt::Display for Unreadable {
         write!(f, " cannot be read: {}", self.problem)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_and_anything_else_says_why_it_is_none() {
+        let one = r#"[{"id": "1", "name": "A", "provider": "HOSTAWAY", "fieldsToSync": {}}]"#;
+        let read = Listing::parse(one.as_bytes()).unwrap();
+        assert_eq!(read.live[0].provider.as_str(), "HOSTAWAY");
+        assert_eq!(Listing::parse(b"["), Err("it is not JSON".to_owned()));
+        let why = Listing::parse(b"{}").unwrap_err();
+        assert!(why.starts_with("it is not a list of at most "), "{why}");
+    }
+}

@@ -630,3 +630,57 @@ fn groups(desired: &Desired, live: &Live) -> BTreeMap<String, BTreeSet<String>> 
     groups.extend(desired.fields.clone());
     groups
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LivePartnerKey, LiveProblems};
+
+    #[test]
+    fn an_answer_shows_the_result_of_an_update_unless_a_part_that_was_sent_cannot_be_read_in_it() {
+        let answer = |problems| Live {
+            id: "1".to_owned(),
+            name: String::new(),
+            provider: Provider::parse("HOSTAWAY").unwrap(),
+            icon: None,
+            partner_key: LivePartnerKey::default(),
+            fields: BTreeMap::new(),
+            updated_at: String::new(),
+            problems,
+        };
+        let why = || Some("it is a number".to_owned());
+        let icon = LiveProblems {
+            icon: why(),
+            ..LiveProblems::default()
+        };
+        let partner_key = LiveProblems {
+            headers: why(),
+            ..LiveProblems::default()
+        };
+        let fields = LiveProblems {
+            fields: why(),
+            ..LiveProblems::default()
+        };
+        let sent = [
+            Update {
+                icon: Some("https://example.com/icon.png".to_owned()),
+                ..Update::default()
+            },
+            Update {
+                partner_key: Some(PartnerKey::default()),
+                ..Update::default()
+            },
+            Update {
+                fields: Some(BTreeMap::new()),
+                ..Update::default()
+            },
+        ];
+        for (i, problems) in [icon, partner_key, fields].into_iter().enumerate() {
+            let answer = answer(problems);
+            for (j, sent) in sent.iter().enumerate() {
+                let expected = (i == j).then_some("it is a number");
+                assert_eq!(unverifiable(sent, &answer), expected, "{i} {j}");
+            }
+        }
+    }
+}

@@ -88,12 +88,10 @@ impl Api {
 
     /// The same API, whose requests are carried by `transport`. Its connections are shared with no other one.
     #[must_use]
-    pub fn simulated(self, http: &Http, transport: Arc<dyn Transport>) -> Self {
-        Self {
-            route: http.simulated_route(),
-            transport: Some(transport),
-            ..self
-        }
+    pub fn simulated(mut self, http: &Http, transport: Arc<dyn Transport>) -> Self {
+        self.route = http.simulated_route();
+        self.transport = Some(transport);
+        self
     }
 
     #[must_use]

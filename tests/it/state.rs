@@ -576,6 +576,10 @@ fn a_pause_in_the_state_file_is_not_believed_beyond_the_longest_of_this_process(
     state["providers"]["HOSTAWAY"]["notConverged"][0]["until"] = json!("2099-12-31T00:00:00Z");
     fs::write(file(&world), state.to_string()).unwrap();
     let mut daemon = start(&world);
+    assert_eq!(
+        daemon.count_lines("loaded the last applied state of 1 providers"),
+        1
+    );
     let retry_at = daemon.status()["providers"][0]["retryAt"]
         .as_str()
         .unwrap()
@@ -620,6 +624,13 @@ fn a_hold_that_is_over_resumes_and_says_so_even_under_strict() {
         1,
         "{:#?}",
         daemon.seen
+    );
+    drop(daemon);
+    let json = world.run(&["plan", "--format", "json"]).exits(0).json();
+    let of = &json["definitions"][0];
+    assert_eq!(
+        (&of["state"], &of["endedHold"]["until"]),
+        (&json!("inSync"), &json!("2020-01-01"))
     );
 }
 

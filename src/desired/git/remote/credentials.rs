@@ -303,7 +303,11 @@ fn sign_token(app: &str, key: &Path, now: Timestamp) -> Result<String, FetchErro
 
 #[cfg(test)]
 mod tests {
+    use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+
+    use super::super::fixtures::{answer, serve};
     use super::*;
+    use crate::http::{HttpTimeouts, install_tls};
 
     #[test]
     fn the_api_and_the_user_name_are_those_of_the_host() {
@@ -344,5 +348,132 @@ mod tests {
             assert_eq!(app.unwrap().api.to_string(), api);
             assert_eq!(default_username(&url), username, "{url}");
         }
+    }
+
+    fn app(api: &str) -> GithubApp {
+        install_tls();
+        GithubApp {
+            id: "12".to_owned(),
+            installation: "34".to_owned(),
+            key: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/github/app.pem"),
+            api: HttpUrl::parse(api, UrlPolicy::api(false)).unwrap(),
+            token: Mutex::default(),
+        }
+    }
+
+    fn http() -> Http {
+        install_tls();
+        Http::new(HttpTimeouts::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_refusal_of_github_has_its_error() {
+        for (status, wait, expected) in [
+            (200, "", "status 200"),
+            (401, "", "check the app id, the private key and the clock"),
+            (403, "", "the permission Contents: Read-only"),
+            (403, "7", "asks for a pause of 7s"),
+            (404, "", "check --git-github-installation-id"),
+            (422, "", "the permission Contents: Read-only"),
+            (429, "", "asks for a pause of 1m"),
+            (429, "7", "asks for a pause of 7s"),
+            (502, "", "failed with status 502"),
+            (201, "", "without a usable token"),
+        ] {
+            let wait = match wait {
+                "" => String::new(),
+                seconds => format!("retry-after: {seconds}\r\n"),
+            };
+            let (url, serving) = serve(vec![answer(status, &wait, "{}")]);
+            let refused = app(&url).ask(&http(), "a.b.c").await.unwrap_err();
+            assert!(refused.to_string().contains(expected), "{refused}");
+            let asked = serving.join().unwrap().remove(0);
+            assert!(
+                asked.starts_with("POST /a/app/installations/34/access_tokens HTTP/1.1\r\n"),
+                "{asked}"
+            );
+            assert!(asked.contains("authorization: Bearer a.b.c\r\n"), "{asked}");
+            let rights = r#"{"permissions":{"contents":"read"}}"#;
+            assert!(asked.ends_with(rights), "{asked}");
+        }
+    }
+
+    /// Whether a request has a token that the app signed now.
+    fn is_signed(asked: &str) -> bool {
+        let token = asked
+            .lines()
+            .find_map(|line| line.strip_prefix("authorization: Bearer "))
+            .unwrap();
+        let (text, signature) = token.rsplit_once('.').unwrap();
+        let (_, claims) = text.split_once('.').unwrap();
+        let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
+        let claims: serde_json::Value = serde_json::from_slice(&decode(claims)).unwrap();
+        let now = Timestamp::now().as_second();
+        let seconds = |name: &str| claims[name].as_i64().unwrap() - now;
+        let pem = std::fs::read(app("http://127.0.0.1:9").key).unwrap();
+        let pair = match PrivateKeyDer::from_pem_slice(&pem).unwrap() {
+            PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
+            key => RsaKeyPair::from_pkcs8(key.secret_der()),
+        };
+        let public =
+            UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pair.unwrap().public().clone());
+        claims["iss"] == "12"
+            && (-90..=-60).contains(&seconds("iat"))
+            && (TOKEN_LIFE - 30..=TOKEN_LIFE).contains(&seconds("exp"))
+            && public.verify(text.as_bytes(), &decode(signature)).is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_token_of_github_is_used_until_it_soon_expires_or_is_refused() {
+        let created = |token: &str, left: Duration| {
+            let expires = Timestamp::now().checked_add(left).unwrap();
+            let body = json!({"token": token, "expires_at": expires}).to_string();
+            answer(201, "", &body)
+        };
+        let (soon, later) = (EARLY - Duration::from_secs(1), EARLY * 2);
+        let (url, serving) = serve(vec![
+            created("one", soon),
+            created("two", later),
+            created("three", later),
+        ]);
+        let credentials = GitCredentials::GithubApp(app(&url));
+        let description = "the installation 34 of the GitHub App 12";
+        assert_eq!(credentials.describe().as_deref(), Some(description));
+        assert!(!credentials.forget());
+        let (http, scrubber) = (http(), Scrubber::default());
+        for (token, forgotten) in [
+            ("one", false),
+            ("two", false),
+            ("two", true),
+            ("three", false),
+        ] {
+            let deadline = Instant::now() + EARLY;
+            let header = credentials.authorization(&http, &scrubber, deadline).await;
+            let header = header.unwrap().unwrap();
+            assert!(header.is_sensitive());
+            let pair = STANDARD.encode(format!("x-access-token:{token}"));
+            assert_eq!(header.to_str().unwrap(), format!("Basic {pair}"));
+            assert!(!scrubber.scrub(&pair).contains(&pair));
+            if forgotten {
+                assert!(credentials.forget());
+            }
+        }
+        let asked = serving.join().unwrap();
+        assert!(asked.iter().all(|asked| is_signed(asked)), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_token_in_a_file_is_named_by_its_file_and_never_forgotten() {
+        let none = GitCredentials::None;
+        let deadline = Instant::now() + EARLY;
+        let (http, scrubber) = (http(), Scrubber::default());
+        let sent = none.authorization(&http, &scrubber, deadline).await;
+        assert_eq!((sent.unwrap(), none.describe()), (None, None));
+        let file = GitCredentials::Token {
+            username: "git".to_owned(),
+            file: SecretFile::new(Path::new("/run/token")),
+        };
+        assert_eq!(file.describe().as_deref(), Some("the token in /run/token"));
+        assert!(!none.forget() && !file.forget());
     }
 }

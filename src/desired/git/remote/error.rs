@@ -201,6 +201,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pause_is_that_of_the_limit_or_of_the_failing_server() {
+        let pause = Some(Duration::from_secs(7));
+        let server = |retry_after| FetchError::Server {
+            status: 503,
+            retry_after,
+        };
+        let limited = FetchError::RateLimited(Duration::from_secs(7));
+        assert_eq!(limited.retry_after(), pause);
+        assert_eq!(server(pause).retry_after(), pause);
+        assert_eq!(server(None).retry_after(), None);
+        assert_eq!(FetchError::NotFound.retry_after(), None);
+    }
+
+    #[test]
     fn the_first_digits_of_a_commit_are_no_reference() {
         for (name, is_short) in [
             ("0badcafe", true),

@@ -12,6 +12,8 @@ mod clone;
 mod connection;
 mod credentials;
 mod error;
+#[cfg(test)]
+mod fixtures;
 mod reference;
 mod transport;
 

@@ -545,6 +545,7 @@ fn read_buffered(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize
 mod tests {
     use reqwest::ResponseBuilderExt as _;
 
+    use super::super::fixtures::{answer, serve};
     use super::*;
     use crate::http::{Http, HttpTimeouts, install_tls};
 
@@ -660,33 +661,8 @@ mod tests {
         drop(interrupter);
     }
 
-    /// Answers one request after the other, each on its own connection, and returns what it was asked.
-    fn serve(answers: Vec<String>) -> (String, std::thread::JoinHandle<Vec<String>>) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/a", listener.local_addr().unwrap());
-        let serving = std::thread::spawn(move || {
-            let answer = |answer: String| {
-                let (mut connection, _) = listener.accept().unwrap();
-                let mut asked = Vec::new();
-                let mut part = [0; 4096];
-                // Every request here ends with its headers or with a body that ends with a full stop.
-                while !asked.ends_with(b"\r\n\r\n") || asked.starts_with(b"POST") {
-                    let read = connection.read(&mut part).unwrap();
-                    asked.extend_from_slice(&part[..read]);
-                    if asked.ends_with(b".") {
-                        break;
-                    }
-                }
-                connection.write_all(answer.as_bytes()).unwrap();
-                String::from_utf8(asked).unwrap()
-            };
-            answers.into_iter().map(answer).collect()
-        });
-        (url, serving)
-    }
-
     /// An answer in parts.
-    fn answer(kind: &str, parts: &[&str]) -> String {
+    fn chunked(kind: &str, parts: &[&str]) -> String {
         let mut text = format!(
             "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\
              content-type: application/x-git-upload-pack-{kind}\r\n\r\n"
@@ -711,10 +687,15 @@ mod tests {
     fn a_list_of_capabilities_is_asked_for_once_and_one_of_references_each_time() {
         let runtime = runtime();
         for (version, asked_again) in [("version 2", false), ("version 1", true)] {
-            let advertised = answer("advertisement", &["000e", version, " and more"]);
+            let advertised = chunked("advertisement", &["000e", version, " and more"]);
             let (url, serving) = serve(vec![
-                format!(
-                    "HTTP/1.1 302 Found\r\nconnection: close\r\ncontent-length: 0\r\nlocation: /b{ADVERTISEMENT}\r\n\r\n"
+                answer(
+                    302,
+                    &format!(
+                        "location: /b{ADVERTISEMENT}
+"
+                    ),
+                    "",
                 ),
                 advertised,
             ]);
@@ -765,7 +746,7 @@ mod tests {
             (["123456", "7890"], Ok("1234567890")),
             (["123456", "78901"], Err("TooLarge(10)")),
         ] {
-            let (url, serving) = serve(vec![answer("advertisement", &parts)]);
+            let (url, serving) = serve(vec![chunked("advertisement", &parts)]);
             let exchange = Exchange {
                 max: 10,
                 ..exchange(runtime.handle().clone(), None)
@@ -778,7 +759,7 @@ mod tests {
             );
             serving.join().unwrap();
         }
-        let (url, serving) = serve(vec![answer("result", &["page"])]);
+        let (url, serving) = serve(vec![chunked("result", &["page"])]);
         let exchange = exchange(runtime.handle().clone(), None);
         let refused = exchange.advertise(&url, &HeaderMap::new()).unwrap_err();
         assert!(
@@ -792,7 +773,7 @@ mod tests {
     fn an_answer_has_at_most_the_bytes_that_are_allowed_and_its_request_is_sent_when_it_is_read() {
         let runtime = runtime();
         for (allowed, expected) in [(10, Ok("1234567890")), (9, Err("TooLarge(9)"))] {
-            let (url, serving) = serve(vec![answer("result", &["123456", "7890"])]);
+            let (url, serving) = serve(vec![chunked("result", &["123456", "7890"])]);
             let exchange = Arc::new(exchange(runtime.handle().clone(), None));
             exchange.allow(allowed);
             let mut client = Client::new(Arc::clone(&exchange));

@@ -438,9 +438,25 @@ mod tests {
             let parsed = EncryptedSecret::parse(text.as_bytes().to_vec());
             assert_eq!(parsed, Err(InvalidEncrypted::Format), "{text}");
         }
-        let many = "-> X25519 a\nb\n".repeat(MAX_RECIPIENTS + 1);
-        let many = format!("{INTRO}\n{many}--- a\n").into_bytes();
-        assert_eq!(EncryptedSecret::parse(many), Err(InvalidEncrypted::TooMany));
+    }
+
+    #[test]
+    fn recipients_are_counted_up_to_a_limit_unless_some_are_of_another_kind() {
+        let count = |kinds: &[(&str, usize)]| {
+            let stanza = |kind| format!("-> {kind} a\nAAAA\n");
+            let stanzas = kinds
+                .iter()
+                .map(|(kind, count)| stanza(kind).repeat(*count));
+            let (stanzas, mac): (String, _) = (stanzas.collect(), "A".repeat(43));
+            let text = format!("{INTRO}\n{stanzas}--- {mac}\n0123456789abcdef");
+            EncryptedSecret::parse(text.into_bytes()).map(|secret| secret.recipients)
+        };
+        let most = ("X25519", MAX_RECIPIENTS);
+        assert_eq!(count(&[most]), Ok(Some(MAX_RECIPIENTS)));
+        assert_eq!(count(&[most, ("any-grease", 1)]), Ok(Some(MAX_RECIPIENTS)));
+        assert_eq!(count(&[most, ("ssh-ed25519", 1)]), Ok(None));
+        let more = ("X25519", MAX_RECIPIENTS + 1);
+        assert_eq!(count(&[more]), Err(InvalidEncrypted::TooMany));
     }
 
     #[test]

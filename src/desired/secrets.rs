@@ -304,8 +304,26 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_has_a_largest_size() {
+        let longest = usize::try_from(MAX_SECRET).unwrap();
+        for (length, possible) in [
+            (longest, Ok(())),
+            (longest + 1, Err(SecretProblem::TooLarge)),
+        ] {
+            let value = "x".repeat(length);
+            assert_eq!(check_possible(&Secret::new(value.clone())), possible);
+            assert_eq!(check_secret(&value).map(drop), possible);
+        }
+    }
+
+    #[test]
     fn a_file_goes_before_a_variable_and_one_line_break_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().to_owned();
+        assert_eq!(
+            SecretSources::new(Some(directory)).directory(),
+            Some(dir.path())
+        );
         for (name, text) in [("a", "one\n"), ("b", "\u{feff}two\r\n")] {
             fs::write(dir.path().join(name), text).unwrap();
         }

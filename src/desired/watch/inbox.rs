@@ -57,3 +57,35 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_message_ends_the_wait_and_so_does_its_time() {
+        let posts: [fn(&mut Messages); 4] = [
+            |messages| messages.hint = Some(Hint::File),
+            |messages| messages.shared = Some(None),
+            |messages| messages.requests.push(oneshot::channel().0),
+            |messages| messages.closed = true,
+        ];
+        let later = Instant::now() + Duration::from_secs(3600);
+        let ends = async |inbox: &Inbox, until| {
+            let waiting = inbox.wait(until);
+            tokio::time::timeout(Duration::from_secs(1), waiting)
+                .await
+                .is_ok()
+        };
+        for (n, post) in posts.into_iter().enumerate() {
+            let inbox = Inbox::default();
+            assert!(!ends(&inbox, later).await, "{n}");
+            inbox.post(post);
+            assert!(ends(&inbox, later).await, "{n}");
+            assert!(!ends(&inbox, later).await, "{n}");
+        }
+        assert!(ends(&Inbox::default(), Instant::now()).await);
+    }
+}

@@ -175,10 +175,9 @@ impl Watcher {
     /// no longer than [`WatchOptions::patience`], unless the file system itself hangs. Cancel-safe.
     pub async fn settle(&mut self) -> SettledDir {
         let (request, settled) = oneshot::channel();
-        self.inbox.post(|messages| {
-            messages.requests.retain(|request| !request.is_closed());
-            messages.requests.push(request);
-        });
+        // Only this caller asks, so a request that is still there was cancelled.
+        self.inbox
+            .post(|messages| messages.requests = vec![request]);
         settled.await.unwrap_or_else(|_| {
             tracing::error!(
                 "the watch task has ended; changes are found at the next interval only"

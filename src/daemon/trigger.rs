@@ -220,6 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn a_push_requests_a_reconciliation_which_takes_it_once() {
+        let handle = Handle::new(for_tests());
+        let push = Push {
+            commit: None,
+            delivery: Some("7".to_owned()),
+        };
+        handle.request_after(push.clone());
+        let triggers = handle.triggers();
+        assert_eq!(triggers.take(), Some(Trigger::Hook));
+        assert_eq!(
+            [triggers.take_push(), triggers.take_push()],
+            [Some(push), None]
+        );
+    }
+
+    #[test]
     fn only_the_refused_plan_can_be_approved_and_only_once() {
         let handle = Handle::new(for_tests());
         assert_eq!(handle.approve(&digest("a"), None), Err(NotPending::Nothing));

@@ -452,6 +452,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_is_withdrawn_by_whoever_asked_for_the_runs_before_it_began() {
+        let run = run(1, &["A"], "new");
+        let memory = memory(&run, &["A"]);
+        let runs = memory.updates.runs();
+        let (send, withdrawn) = watch::channel(Withdrawal::Nothing);
+        memory.updates.runs.0.lock().insert(1, (run, send));
+        runs.withdraw_all();
+        assert_eq!(*withdrawn.borrow(), Withdrawal::All);
+    }
+
+    #[test]
     fn what_git_no_longer_wants_stays_withdrawn_and_each_withdrawal_wakes_what_waits_once() {
         let runs = Runs::default();
         let (send, mut withdrawn) = watch::channel(Withdrawal::Nothing);

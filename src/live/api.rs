@@ -601,23 +601,49 @@ mod tests {
     use crate::live::KeySource;
     use crate::model::Secret;
 
-    /// Answers the first requests with 503 and asks for a pause, and the others with an empty object. Without a number it
-    /// never answers.
+    /// What happens to the requests of a session.
     #[derive(Debug)]
-    struct Unavailable(Option<Mutex<u32>>);
+    enum Calry {
+        /// Answers so many requests with 503 and asks for a pause, and the others with an empty object.
+        FailsFirst(Mutex<u32>),
+        Limits,
+        Refuses(&'static str),
+        IsSilent,
+        Breaks {
+            sent: bool,
+        },
+    }
 
-    impl Transport for Unavailable {
+    impl Calry {
+        fn failing(times: u32) -> Self {
+            Self::FailsFirst(Mutex::new(times))
+        }
+    }
+
+    impl Transport for Calry {
         fn send(&self, _: Request) -> BoxFuture<'_, Result<Response, BrokenTransport>> {
-            let Some(left) = &self.0 else {
-                return Box::pin(std::future::pending());
+            let (status, body) = match self {
+                Self::FailsFirst(left) => {
+                    let mut left = left.lock();
+                    let status = if *left > 0 { 503 } else { 200 };
+                    *left = left.saturating_sub(1);
+                    (status, "{}".to_owned())
+                }
+                Self::Limits => (429, "{}".to_owned()),
+                Self::Refuses(why) => {
+                    let body = serde_json::json!({"statusCode": 400, "message": why});
+                    (400, body.to_string())
+                }
+                Self::IsSilent => return Box::pin(std::future::pending()),
+                Self::Breaks { sent } => {
+                    let broken = BrokenTransport { sent: *sent };
+                    return Box::pin(std::future::ready(Err(broken)));
+                }
             };
-            let mut left = left.lock();
-            let status = if *left > 0 { 503 } else { 200 };
-            *left = left.saturating_sub(1);
             let answer = axum::http::Response::builder()
                 .status(status)
                 .header("retry-after", 60)
-                .body("{}")
+                .body(body)
                 .unwrap();
             Box::pin(std::future::ready(Ok(answer.into())))
         }
@@ -635,6 +661,10 @@ mod tests {
     impl Observer for Events {
         fn on_retry(&self) {
             self.0.lock().push("retry".to_owned());
+        }
+
+        fn on_pause(&self, pause: Duration) {
+            self.0.lock().push(format!("pause of {pause:?}"));
         }
 
         fn on_attempt(&self, attempt: &Attempt<'_>) {
@@ -668,13 +698,12 @@ mod tests {
         fn end(&self, _: bool) {}
     }
 
-    fn session(api: impl FnOnce(Api) -> Api, failures: Option<u32>) -> (Reader, Writer) {
+    fn session(api: impl FnOnce(Api) -> Api, calry: Calry) -> (Reader, Writer) {
         install_tls();
         let http = Http::new(HttpTimeouts::default()).unwrap();
         let url = HttpUrl::parse("http://127.0.0.1:9", UrlPolicy::api(false)).unwrap();
-        let transport = Unavailable(failures.map(Mutex::new));
         let plain = Api::new(&http, url, UpdateMethod::Patch).unwrap();
-        let api = api(plain.simulated(&http, Arc::new(transport)));
+        let api = api(plain.simulated(&http, Arc::new(calry)));
         let key = KeySource::Variable(Some(Secret::new("key")));
         let reader = api.reader(
             &key.read().unwrap(),
@@ -693,11 +722,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_observer_learns_of_each_attempt_with_its_number_and_of_the_end() {
         let events = Arc::new(Events::default());
-        let observed = |failures| {
+        let observed = |calry| {
             let observer = Arc::<Events>::clone(&events);
-            session(|api| api.with_observer(observer), Some(failures))
+            session(|api| api.with_observer(observer), calry)
         };
-        let (reader, _) = observed(2);
+        let (reader, _) = observed(Calry::failing(2));
         let _ = reader.workspace().await;
         let read = [
             "attempt 1",
@@ -709,21 +738,49 @@ mod tests {
         ];
         assert_eq!(events.take(), read);
         // A caller sends an update again by itself. The pause of one provider's update is not that of the workspace.
-        let (_, writer) = observed(9);
+        let (_, writer) = observed(Calry::failing(9));
         update(&writer).await;
         assert_eq!(events.take(), ["attempt 1", "end"]);
         for attempt in ["attempt 2", "attempt 3"] {
             update(&writer).await;
             assert_eq!(events.take(), ["retry", attempt, "end"]);
         }
+        // The limit of the workspace delays all requests.
+        let (_, writer) = observed(Calry::Limits);
+        update(&writer).await;
+        let limited = events.take();
+        assert!(
+            limited.iter().any(|event| event == "pause of 60s"),
+            "{limited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_shows_no_secret_that_the_scrubber_of_its_api_has_learned() {
+        let quoted = Calry::Refuses("the value hunter2-hunter2 is too old");
+        let known = |api: Api| {
+            api.scrubber().learn(&Secret::new("hunter2-hunter2"));
+            api
+        };
+        let (_, writer) = session(known, quoted);
+        let error = update(&writer).await.to_string();
+        assert!(
+            error.contains("is too old") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_update_without_an_answer_is_not_finished_for_its_guard() {
-        for (failures, end) in [(Some(1), "finished: true"), (None, "finished: false")] {
+        for (calry, end) in [
+            (Calry::failing(1), "finished: true"),
+            (Calry::IsSilent, "finished: false"),
+            (Calry::Breaks { sent: true }, "finished: false"),
+            (Calry::Breaks { sent: false }, "finished: true"),
+        ] {
             let events = Arc::new(Events::default());
             let guard = Arc::<Events>::clone(&events);
-            let (_, writer) = session(|api| api.with_write_guard(guard), failures);
+            let (_, writer) = session(|api| api.with_write_guard(guard), calry);
             assert!(!update(&writer).await.is_not_permitted());
             assert_eq!(events.take(), ["begin", end]);
             let refusing = writer.guarded(|_| Arc::new(Refuses));

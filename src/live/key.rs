@@ -277,6 +277,9 @@ mod tests {
         std::fs::remove_file(&beside).unwrap();
         std::fs::create_dir(&beside).unwrap();
         assert!(matches!(source.read(), Err(ExpiryError::Unreadable { .. })));
+        std::fs::remove_dir(&beside).unwrap();
+        std::os::unix::fs::symlink(&beside, &beside).unwrap();
+        assert!(matches!(source.read(), Err(ExpiryError::Unreadable { .. })));
         let variable = KeySource::Variable(None);
         assert_eq!(ExpirySource::new(&variable, option).read(), Ok(option));
     }

@@ -161,9 +161,12 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
                 "calry-gitops restore HOSTAWAY --backup-dir backups --age-identity-file key.txt",
             ),
             (
-                "The one at noon, and keep it until Friday",
-                "calry-gitops restore HOSTAWAY --backup-dir backups --age-identity-file key.txt \\\n    --at 2026-11-29T12:00:00Z \
-                 --hold-until 2026-12-04 --reason OPS-114",
+                "Take the one of noon (the directory and the key are in variables)",
+                "calry-gitops restore HOSTAWAY --at 2026-11-29T12:00:00Z",
+            ),
+            (
+                "Put the provider on hold until Friday, so that git does not undo it",
+                "calry-gitops restore HOSTAWAY --hold-until 2026-12-04 --reason OPS-114",
             ),
         ],
         "history" => &[

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use glob::MatchOptions;
 
 use super::options::{ProviderParser, definitions_directory, repository_path};
-use super::{Exit, Output};
+use super::{Exit, Output, UsageError, config};
 use crate::desired::definitions::{Loaded, Loader, Purpose};
 use crate::model::{Diagnostic, Provider, Severity, printable};
 use crate::reconcile::{self, Failure};
@@ -34,6 +34,14 @@ pub(super) struct ValidateArgs {
         help_heading = "Definitions"
     )]
     definitions: Vec<Directories>,
+    /// Check the definitions of each workspace that this configuration file of the daemon names
+    #[arg(
+        long,
+        conflicts_with = "definitions",
+        value_name = "FILE",
+        help_heading = "Definitions"
+    )]
+    config: Option<PathBuf>,
     /// Only this provider, in upper or lower case; the errors of other files are ignored. Repeatable
     #[arg(long, value_parser = ProviderParser, value_name = "PROVIDER", help_heading = "Definitions")]
     only: Vec<Provider>,
@@ -72,6 +80,21 @@ impl Directories {
             return Err("no directory has such a name".to_owned());
         }
         Ok(Self(found))
+    }
+
+    /// The directories of a configuration file.
+    fn parse_all(file: &Path, named: &[String]) -> Result<Vec<Self>, UsageError> {
+        let file = printable(&file.display().to_string());
+        if named.is_empty() {
+            return Err(UsageError(format!(
+                "{file} names no directory of definitions (`definitions`)"
+            )));
+        }
+        let parse = |text: &String| {
+            let sentence = |why| UsageError(format!("{file}: {}: {why}", printable(text)));
+            Self::parse(text).map_err(sentence)
+        };
+        named.iter().map(parse).collect()
     }
 }
 
@@ -117,8 +140,15 @@ impl Checked {
 }
 
 pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> {
+    let named = match &args.config {
+        None => args.definitions.clone(),
+        Some(file) => match config::definitions(file) {
+            Ok(named) => Directories::parse_all(file, &named)?,
+            Err(error) => return Ok(error.report(output)),
+        },
+    };
     let mut directories: Vec<&Path> = Vec::new();
-    for directory in args.definitions.iter().flat_map(|named| &named.0) {
+    for directory in named.iter().flat_map(|named| &named.0) {
         if !directories.contains(&directory.as_path()) {
             directories.push(directory);
         }

@@ -666,6 +666,46 @@ fn a_pull_writes_into_the_file_of_the_workspace_and_never_into_the_shared_direct
 }
 
 #[test]
+fn the_workspaces_of_the_daemons_configuration_file_are_validated_in_one_call() {
+    let world = world();
+    let staging = world.dir.path().join("staging");
+    std::fs::create_dir(&staging).unwrap();
+    std::fs::write(
+        staging.join("guesty.yaml"),
+        "provider: GUESTY\nicon: null\n",
+    )
+    .unwrap();
+    let validate = |config: &str| {
+        std::fs::create_dir_all(world.dir.path().join("deploy")).unwrap();
+        std::fs::write(world.dir.path().join("deploy/calry.yaml"), config).unwrap();
+        world.run(&["validate", "--config", "deploy/calry.yaml"])
+    };
+    let keys = |definitions: &str| format!("apiKeyFile: key\n    definitions: {definitions}");
+    let ran = validate(&format!(
+        "workspaces:\n  - name: one\n    {}\n  - name: two\n    {}\n",
+        keys("../definitions"),
+        keys("../stag*")
+    ))
+    .exits(3);
+    assert!(
+        ran.out.starts_with("deploy/../definitions: 1 definition"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.err.contains("staging/guesty.yaml:2"), "{}", ran.err);
+    // The top of the file holds for a workspace without its own.
+    validate("definitions: ../definitions\n").exits(0);
+    for (config, why) in [
+        ("interval: 1m\n", "names no directory of definitions"),
+        ("definitions: ../no*\n", "no directory has such a name"),
+        ("definition: x\n", "definition"),
+    ] {
+        let ran = validate(config).exits(64);
+        assert!(ran.err.contains(why), "{}", ran.err);
+    }
+}
+
+#[test]
 fn a_pull_names_the_parts_that_another_workspace_has_as_well() {
     let world = world();
     let staging = world.dir.path().join("staging");

@@ -170,6 +170,34 @@ pub(super) fn load(path: Option<&Path>) -> Result<Configuration, ConfigError> {
     })
 }
 
+/// The definitions directory of each workspace that the file names, which may be a pattern, relative to the directory of the
+/// file. A workspace with a git repository has none.
+///
+/// # Errors
+/// Every problem of the file at once.
+pub(super) fn definitions(path: &Path) -> Result<Vec<String>, ConfigError> {
+    let keys = keys();
+    let mut file = ConfigFile::read(path, &kinds(&keys)).map_err(ConfigError::File)?;
+    check(&mut file, &keys, path.parent().unwrap_or(Path::new("")));
+    refuse_problems(&file)?;
+    let sections: Vec<&Section> = match &file.workspaces {
+        Some(workspaces) => workspaces
+            .iter()
+            .map(|workspace| &workspace.values)
+            .collect(),
+        None => vec![&file.top],
+    };
+    let find = |section: &'_ Section, key: &str| {
+        let value = section.get(key).or_else(|| file.top.get(key));
+        value.and_then(|value| value.texts.first()).cloned()
+    };
+    let sections = sections.into_iter();
+    Ok(sections
+        .filter(|section| find(section, "gitUrl").is_none())
+        .filter_map(|section| find(section, "definitions"))
+        .collect())
+}
+
 /// The problems of a configuration file that a command line cannot change. `name` is its path.
 pub(super) fn problems(name: &str, text: String) -> Vec<Diagnostic> {
     static KEYS: LazyLock<Vec<Arc<Key>>> = LazyLock::new(keys);

@@ -2,17 +2,17 @@
 //!
 //! Never: leave this module as a text that is not a [`Secret`], or quote a value in an error.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::wire::{self, BodyError};
+use super::saved::{self, InvalidDocument, SavedDefinition};
+use super::wire;
 use crate::model::{
-    DefinitionPart, KeySection, Live, LiveFields, LiveProblems, LiveValue, Provider, Secret,
-    Workspace, ellipsize, printable,
+    KeySection, Live, LiveValue, Provider, Secret, Workspace, ellipsize, printable,
 };
 
 /// The value of `kind` in every backup.
@@ -57,22 +57,7 @@ struct Document<'a> {
     commit: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<&'a str>,
-    definition: Definition<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Definition<'a> {
-    id: &'a str,
-    name: &'a str,
-    provider: &'a str,
-    icon: Option<&'a str>,
-    /// `null` for a value of which Calry shows nothing.
-    partner_key: BTreeMap<&'static str, BTreeMap<&'a str, Option<&'a str>>>,
-    fields_to_sync: &'a LiveFields,
-    updated_at: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problems: Option<&'a LiveProblems>,
+    definition: SavedDefinition<'a>,
 }
 
 impl Backup {
@@ -88,12 +73,7 @@ impl Backup {
             digest: self.digest.as_deref(),
             definition: write_definition(&self.live),
         };
-        #[expect(
-            clippy::expect_used,
-            reason = "the document is made of maps with string keys"
-        )]
-        let json = serde_json::to_string(&document).expect("maps with string keys serialize");
-        Secret::new(json)
+        Secret::new(to_json(&document))
     }
 
     /// Parses a document.
@@ -102,46 +82,20 @@ impl Backup {
     /// [`InvalidBackup`].
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidBackup> {
         let form = InvalidBackup::Form;
-        let mut document = wire::parse_object(bytes).map_err(|problem| match problem {
-            BodyError::NotJson => form("it is not JSON".to_owned()),
-            BodyError::Shape(problem) => form(problem),
+        let mut document = saved::parse(bytes, KIND, VERSION).map_err(|invalid| match invalid {
+            InvalidDocument::Form(problem) => form(problem),
+            InvalidDocument::Version(version) => InvalidBackup::Version(version),
         })?;
-        if wire::take_text(&mut document, "kind").ok().as_deref() != Some(KIND) {
-            return Err(form(format!("it lacks `\"kind\": \"{KIND}\"`")));
-        }
-        match document.remove("version") {
-            Some(Value::Number(version)) if version.as_u64() == Some(VERSION) => {}
-            Some(Value::Number(version)) => {
-                return Err(InvalidBackup::Version(ellipsize(&version.to_string(), 20)));
-            }
-            _ => return Err(form("`version` is not a number".to_owned())),
-        }
         let time = wire::take_text(&mut document, "time").map_err(form)?;
         let time = time
             .parse()
             .map_err(|_| form("`time` is not a time".to_owned()))?;
-        let Some(Value::Object(workspace)) = document.remove("workspace") else {
-            return Err(form("`workspace` is not an object".to_owned()));
-        };
-        let workspace = wire::workspace_from(workspace)
-            .map_err(|problem| form(format!("`workspace`: {problem}")))?;
+        let workspace = saved::take_workspace(&mut document).map_err(form)?;
         let Some(Value::Object(mut definition)) = document.remove("definition") else {
             return Err(form("`definition` is not an object".to_owned()));
         };
-        let problems = definition.remove("problems");
-        let mut live = wire::read_definition(&mut definition, as_shown)
+        let live = saved::read_definition(&mut definition, as_shown)
             .map_err(|unreadable| form(format!("`definition`: {}", unreadable.problem)))?;
-        if let Some(problem) = DefinitionPart::ALL
-            .into_iter()
-            .find_map(|part| live.problems.part(part))
-        {
-            return Err(form(format!("`definition`: {problem}")));
-        }
-        // What could not be read then is not in the document.
-        if let Some(problems) = problems {
-            live.problems = serde_json::from_value(problems)
-                .map_err(|_| form("`problems` has the wrong form".to_owned()))?;
-        }
         let mut origin = |key| {
             let text = wire::take_text(&mut document, key).ok();
             text.map(|text| ellipsize(&printable(&text), MAX_ORIGIN))
@@ -158,16 +112,9 @@ impl Backup {
     /// The hash of the definition alone, which is the same for equal definitions, whenever they were updated.
     #[must_use]
     pub fn content_hash(&self) -> Vec<u8> {
-        let definition = Definition {
-            updated_at: "",
-            ..write_definition(&self.live)
-        };
-        #[expect(
-            clippy::expect_used,
-            reason = "the document is made of maps with string keys"
-        )]
-        let json = serde_json::to_string(&definition).expect("maps with string keys serialize");
-        Sha256::digest(json).to_vec()
+        let mut definition = write_definition(&self.live);
+        definition.updated_at = "";
+        Sha256::digest(to_json(&definition)).to_vec()
     }
 }
 
@@ -180,37 +127,38 @@ fn as_shown(_: &Provider, _: KeySection, _: &str, value: Value) -> Result<LiveVa
     }
 }
 
-fn write_definition(live: &Live) -> Definition<'_> {
-    // Destructured in full: a new part does not compile until it is in the backup.
-    let Live {
-        id,
-        name,
-        provider,
-        icon,
-        partner_key,
-        fields,
-        updated_at,
-        problems,
-    } = live;
-    let section = |section: KeySection| {
-        let values = partner_key.section(section)?;
-        let shown = values.iter().map(|(name, value)| {
-            let value = match value {
-                LiveValue::Value(shown) | LiveValue::MaybeMask(shown) => Some(shown.expose()),
-                LiveValue::Mask | LiveValue::Fingerprint(_) | LiveValue::Withheld => None,
-            };
-            (name.as_str(), value)
+fn write_definition(live: &Live) -> SavedDefinition<'_> {
+    // `null` for a value of which Calry shows nothing.
+    SavedDefinition::new(live, |_, _, value| match value {
+        LiveValue::Value(shown) | LiveValue::MaybeMask(shown) => Some(Cow::from(shown.expose())),
+        LiveValue::Mask | LiveValue::Fingerprint(_) | LiveValue::Withheld => None,
+    })
+}
+
+fn to_json(document: &impl Serialize) -> String {
+    #[expect(
+        clippy::expect_used,
+        reason = "the document is made of maps with string keys"
+    )]
+    serde_json::to_string(document).expect("maps with string keys serialize")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_backup_says_of_a_part_that_could_not_be_read_is_made_safe_to_print() {
+        let document = serde_json::json!({
+            "kind": KIND, "version": VERSION, "time": "2026-11-29T06:01:23Z",
+            "workspace": {"id": "1", "name": "A", "slug": "a"},
+            "definition": {
+                "provider": "HOSTAWAY", "id": "1", "fieldsToSync": {},
+                "problems": {"icon": "a\u{1b}[31mb"},
+            },
         });
-        Some((section.key(), shown.collect()))
-    };
-    Definition {
-        id,
-        name,
-        provider: provider.as_str(),
-        icon: icon.as_deref(),
-        partner_key: KeySection::BOTH.into_iter().filter_map(section).collect(),
-        fields_to_sync: fields,
-        updated_at,
-        problems: (*problems != LiveProblems::default()).then_some(problems),
+        let read = Backup::parse(document.to_string().as_bytes()).unwrap();
+        let icon = read.live.problems.icon.unwrap();
+        assert!(icon.starts_with('a') && !icon.contains('\u{1b}'), "{icon}");
     }
 }

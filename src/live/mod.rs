@@ -22,6 +22,7 @@ mod key;
 mod observer;
 mod pace;
 mod retry;
+mod saved;
 mod snapshot;
 mod wire;
 mod write_guard;

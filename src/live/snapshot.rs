@@ -3,6 +3,7 @@
 //! Never: hold a value below `partnerKey`. With a fingerprint key, a snapshot holds keyed fingerprints in its place, without
 //! one nothing. A document that has values there is refused.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -12,13 +13,13 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::document::fetch_document;
-use super::wire::{self, BodyError};
+use super::saved::{self, InvalidDocument, MAX_PROBLEM, SavedDefinition};
+use super::wire;
 use super::{Error, Listing, ReadCalry, Unreadable};
 use crate::http::{Http, HttpUrl};
 use crate::model::{
-    DefinitionPart, Fingerprint, FingerprintContext, FingerprintKey, KeySection, Live,
-    LivePartnerKey, LiveProblems, LiveValue, Provider, Workspace, ellipsize, printable,
-    read_at_most,
+    Fingerprint, FingerprintContext, FingerprintKey, KeySection, Live, LiveValue, Provider,
+    Workspace, ellipsize, printable, read_at_most,
 };
 
 /// The value of `kind` in every snapshot.
@@ -27,8 +28,6 @@ const KIND: &str = "calry-gitops snapshot";
 const VERSION: u64 = 1;
 /// The largest snapshot that is read, in bytes.
 pub(super) const MAX_SNAPSHOT: usize = 32 << 20;
-/// The longest problem that is read, in characters.
-const MAX_PROBLEM: usize = 300;
 /// Replaces a value that Calry itself shows as a mask.
 const MASKED: &str = "masked";
 
@@ -74,22 +73,8 @@ struct Document<'a> {
     workspace: &'a Workspace,
     /// The name of the key that made the fingerprints.
     fingerprint_key: Option<String>,
-    definitions: Vec<Definition<'a>>,
+    definitions: Vec<SavedDefinition<'a>>,
     unreadable: Vec<UnreadableEntry<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Definition<'a> {
-    provider: &'a str,
-    id: &'a str,
-    name: &'a str,
-    icon: Option<&'a str>,
-    partner_key: BTreeMap<&'static str, BTreeMap<&'a str, Option<String>>>,
-    fields_to_sync: &'a crate::model::LiveFields,
-    updated_at: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problems: Option<&'a LiveProblems>,
 }
 
 #[derive(Serialize)]
@@ -138,43 +123,15 @@ fn write_definition<'a>(
     workspace: &Workspace,
     live: &'a Live,
     key: Option<&FingerprintKey>,
-) -> Definition<'a> {
-    // Destructured in full: a new part does not compile until it is decided how much of it may be shown.
-    let Live {
-        id,
-        name,
-        provider,
-        icon,
-        partner_key,
-        fields,
-        updated_at,
-        problems,
-    } = live;
-    let shown = |section, name: &str, value: &LiveValue| match value {
+) -> SavedDefinition<'a> {
+    SavedDefinition::new(live, |section, name, value| match value {
         LiveValue::Value(secret) => {
-            let place = place(workspace, provider, section, name);
-            key.map(|key| key.fingerprint(&place, secret))
+            let place = place(workspace, &live.provider, section, name);
+            key.map(|key| Cow::from(key.fingerprint(&place, secret)))
         }
-        LiveValue::Mask | LiveValue::MaybeMask(_) => Some(MASKED.to_owned()),
+        LiveValue::Mask | LiveValue::MaybeMask(_) => Some(Cow::from(MASKED)),
         LiveValue::Fingerprint(_) | LiveValue::Withheld => None,
-    };
-    let section = |section| {
-        let values = LivePartnerKey::section(partner_key, section)?;
-        let shown = values
-            .iter()
-            .map(|(name, value)| (name.as_str(), shown(section, name, value)));
-        Some((section.key(), shown.collect()))
-    };
-    Definition {
-        provider: provider.as_str(),
-        id,
-        name,
-        icon: icon.as_deref(),
-        partner_key: KeySection::BOTH.into_iter().filter_map(section).collect(),
-        fields_to_sync: fields,
-        updated_at,
-        problems: (*problems != LiveProblems::default()).then_some(problems),
-    }
+    })
 }
 
 fn place(
@@ -225,32 +182,15 @@ impl Snapshot {
         }
         let form = |problem: String| InvalidSnapshot::Form(name.to_owned(), problem);
         let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-        let mut document = wire::parse_object(bytes).map_err(|problem| match problem {
-            BodyError::NotJson => form("it is not JSON".to_owned()),
-            BodyError::Shape(problem) => form(problem),
+        let mut document = saved::parse(bytes, KIND, VERSION).map_err(|invalid| match invalid {
+            InvalidDocument::Form(problem) => form(problem),
+            InvalidDocument::Version(version) => InvalidSnapshot::Version(name.to_owned(), version),
         })?;
-        if wire::take_text(&mut document, "kind").ok().as_deref() != Some(KIND) {
-            return Err(form(format!("it lacks `\"kind\": \"{KIND}\"`")));
-        }
-        match document.remove("version") {
-            Some(Value::Number(version)) if version.as_u64() == Some(VERSION) => {}
-            Some(Value::Number(version)) => {
-                return Err(InvalidSnapshot::Version(
-                    name.to_owned(),
-                    ellipsize(&version.to_string(), 20),
-                ));
-            }
-            _ => return Err(form("`version` is not a number".to_owned())),
-        }
         let taken_at = wire::take_text(&mut document, "takenAt").map_err(form)?;
         if taken_at.parse::<jiff::Timestamp>().is_err() {
             return Err(form("`takenAt` is not a time".to_owned()));
         }
-        let Some(Value::Object(workspace)) = document.remove("workspace") else {
-            return Err(form("`workspace` is not an object".to_owned()));
-        };
-        let workspace = wire::workspace_from(workspace)
-            .map_err(|problem| form(format!("`workspace`: {problem}")))?;
+        let workspace = saved::take_workspace(&mut document).map_err(form)?;
         let made_with = document.remove("fingerprintKey");
         let key = key.filter(|key| made_with.as_ref().and_then(Value::as_str) == Some(&key.id()));
         let listing = read_listing(&workspace, &mut document, key).map_err(form)?;
@@ -259,15 +199,6 @@ impl Snapshot {
             workspace,
             listing,
         })
-    }
-}
-
-/// Makes every text of a map of problems safe to print.
-fn make_printable(problems: &mut Value) {
-    match problems {
-        Value::String(text) => *text = ellipsize(&printable(text), MAX_PROBLEM),
-        Value::Object(problems) => problems.values_mut().for_each(make_printable),
-        _ => {}
     }
 }
 
@@ -303,26 +234,14 @@ fn read_listing(
         let Value::Object(mut object) = item else {
             return Err("a definition is not an object".to_owned());
         };
-        let mut problems = object
-            .remove("problems")
-            .unwrap_or_else(|| Value::Object(Map::new()));
-        let mut read = wire::read_definition(&mut object, value).map_err(|unreadable| {
-            match unreadable.provider {
-                Some(provider) => format!("{provider}: {}", unreadable.problem),
-                None => unreadable.problem,
-            }
-        })?;
+        let read =
+            saved::read_definition(&mut object, value).map_err(|unreadable| {
+                match unreadable.provider {
+                    Some(provider) => format!("{provider}: {}", unreadable.problem),
+                    None => unreadable.problem,
+                }
+            })?;
         let provider = read.provider.clone();
-        // Calry's answers may have unreadable parts, snapshots may not: a value in a wrong place must not go unnoticed.
-        if let Some(problem) = DefinitionPart::ALL
-            .into_iter()
-            .find_map(|part| read.problems.part(part))
-        {
-            return Err(format!("{provider}: {problem}"));
-        }
-        make_printable(&mut problems);
-        read.problems = serde_json::from_value(problems)
-            .map_err(|_| format!("{provider}: `problems` has the wrong form"))?;
         if live.insert(provider.clone(), read).is_some() {
             return Err(format!("duplicate provider {provider}"));
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::{
     Fingerprint, FingerprintContext, FingerprintKey, KeySection, LastLink, PartnerKey, Provider,
-    Secret, hex, open_without_waiting, read_at_most,
+    Secret, hex, is_left_over, open_without_waiting, read_at_most, write_temporary,
 };
 use crate::plan::{Cause, Digest, LastApplied, Mismatch, PlainValue};
 
@@ -437,38 +437,18 @@ const LOST_KEY: &str = "the state of providers with a partnerKey is lost";
 /// Writes a file atomically, readable by this user only.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    write_temporary(directory, bytes)?.persist(path)?;
+    write_temporary(directory, UNFINISHED, bytes)?.persist(path)?;
     // Makes the rename durable. If that fails, the file exists all the same.
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())
 }
 
-fn write_temporary(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
-    let mut file = tempfile::Builder::new()
-        .prefix(UNFINISHED)
-        .tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    Ok(file)
-}
-
 /// Removes unfinished files of killed processes, but not those that another daemon may be writing.
 fn remove_unfinished(directory: &Path) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| {
-        entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(UNFINISHED.as_bytes())
-    }) {
-        let age = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .map(|modified| modified.elapsed());
-        if age.is_ok_and(|age| age.is_ok_and(|age| age > STALE)) {
-            // A remaining file does no harm.
-            let _ = fs::remove_file(entry.path());
-        }
+    for entry in entries.filter(|entry| is_left_over(entry, UNFINISHED, STALE)) {
+        // A remaining file does no harm.
+        let _ = fs::remove_file(entry.path());
     }
 }
 
@@ -494,7 +474,8 @@ fn generated_key(
         Ok(None) => {}
         Err(why) => rename_damaged(&path, &why, LOST_KEY),
     }
-    let made = write_temporary(directory, format!("{}\n", new_text.expose()).as_bytes())
+    let text = format!("{}\n", new_text.expose());
+    let made = write_temporary(directory, UNFINISHED, text.as_bytes())
         .and_then(|file| file.persist_noclobber(&path).map_err(|error| error.error));
     match made {
         Ok(_) => Ok(new.clone()),

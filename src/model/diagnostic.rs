@@ -124,7 +124,7 @@ impl Code {
 }
 
 /// One problem of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Diagnostic {
     pub severity: Severity,
     pub code: Code,
@@ -193,7 +193,7 @@ pub fn first_problems<'a>(
 /// The text is not always the line character by character: a secret is `***` whatever its length, control characters
 /// are escaped, and a long line is cut around the span. So `mark` is the span within `text`, and `line`, `column` and
 /// `width` are the span within the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Excerpt {
     /// The line, from 1.
     pub line: usize,

@@ -8,11 +8,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use std::{fmt, iter};
 
 use jiff::{SignedDuration, Timestamp, Unit};
@@ -25,7 +25,7 @@ use crate::desired::encrypted::{
 };
 use crate::live::{Backup, InvalidBackup, MAX_BACKUP};
 use crate::machine;
-use crate::model::{Provider, hex, read_at_most};
+use crate::model::{Provider, hex, is_left_over, read_at_most, write_temporary};
 
 /// The most backups of a provider.
 pub const MAX_BACKUPS: usize = 50;
@@ -158,12 +158,7 @@ impl BackupStore for BackupDirectory {
 
 /// Writes a file that did not exist. Returns its path.
 fn write(directory: &Path, time: Timestamp, bytes: &[u8]) -> io::Result<PathBuf> {
-    // It can be read by this user only.
-    let mut file = tempfile::Builder::new()
-        .prefix(UNFINISHED)
-        .tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
+    let mut file = write_temporary(directory, UNFINISHED, bytes)?;
     let millisecond = SignedDuration::from_millis(1);
     let times = iter::successors(Some(time), |time| time.checked_add(millisecond).ok());
     for time in times.take(100) {
@@ -195,15 +190,9 @@ fn remove_old(directory: &Path, written: &Path, now: Timestamp) {
         }
     }
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.take(MAX_NAMES) {
-        let is_unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
-        let age = || {
-            let modified = entry.metadata().and_then(|data| data.modified()).ok()?;
-            SystemTime::now().duration_since(modified).ok()
-        };
-        if is_unfinished && age().is_some_and(|age| age > LEFT_OVER) {
-            let _ = fs::remove_file(entry.path());
-        }
+    let entries = entries.take(MAX_NAMES);
+    for entry in entries.filter(|entry| is_left_over(entry, UNFINISHED, LEFT_OVER)) {
+        let _ = fs::remove_file(entry.path());
     }
 }
 
@@ -454,7 +443,7 @@ mod tests {
                 .unwrap();
             assert_eq!(files(directory.path()).len(), number, "{icon}");
         }
-        // A backup that somebody removed is written again.
+        // A backup that was removed is written again.
         fs::remove_dir_all(directory.path().join("w-1")).unwrap();
         store
             .save(&backup("2026-01-01T00:00:00.999Z", "https://e.com/a"))

@@ -47,11 +47,10 @@ use run_args::RunArgs;
 use usage::UsageError;
 
 /// How a command ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
     /// Done, or in sync.
-    #[default]
     Done = 0,
     /// A failure of the network, authorization or an update, a refused plan, a wrong workspace.
     Failed = 1,
@@ -242,9 +241,14 @@ fn run_daemon(args: &RunArgs, output: &OutputArgs) -> ExitCode {
 
 /// Whether a person answers a question with "yes". Blocks until a line was read.
 fn read_yes() -> std::io::Result<bool> {
+    Ok(read_answer()?.eq_ignore_ascii_case("yes"))
+}
+
+/// A line of standard input. It may block.
+fn read_answer() -> std::io::Result<String> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
-    Ok(line.trim().eq_ignore_ascii_case("yes"))
+    Ok(line.trim().to_owned())
 }
 
 /// Prints why a command failed, if it did, and returns the exit code of the process.

@@ -141,10 +141,11 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     let directory =
         std::fs::canonicalize(&loaded.directory).unwrap_or_else(|_| loaded.directory.clone());
     pull.write(&directory, args.dry_run);
-    pull.shareable = match definitions::load(&directory) {
-        Ok(written) => shareable(&written),
-        Err(_) => Vec::new(),
-    };
+    if loaded.shared.is_some()
+        && let Ok(written) = definitions::load(&directory)
+    {
+        pull.shareable = shareable(&written);
+    }
     output.result(&render::pull::pull(&pull, args.dry_run));
     let failed = !state.nameless.is_empty()
         || pull

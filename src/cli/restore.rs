@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::{Applying, confirm};
 use super::options::{BackupArgs, ProviderParser, Setup, SourceArgs};
 use super::plan::has_obstacle;
-use super::{Exit, Output, UsageError, signals};
+use super::{Exit, Output, UsageError, read_answer, signals};
 use crate::daemon;
 use crate::desired::definitions::{DefinitionFile, Edit, FileWrite, MissingSecrets};
 use crate::desired::encrypted::Identities;
@@ -452,7 +452,7 @@ async fn ask_for_hold(
         "Put {provider} on hold in {}? Last day as YYYY-MM-DD, or nothing for no: ",
         shown(setup, &file.name)
     ));
-    let Some(day) = read_answer(stop).await? else {
+    let Some(day) = ask_for_text(stop).await? else {
         return Ok(None);
     };
     let until = day.parse::<Date>().ok().filter(|until| *until >= today());
@@ -463,7 +463,7 @@ async fn ask_for_hold(
         )
     })?;
     output.note("Reason: ");
-    let reason = read_answer(stop).await?;
+    let reason = ask_for_text(stop).await?;
     let reason = reason.context("a hold needs a reason; no hold was written")?;
     let reason =
         parse_hold_reason(&reason).map_err(|error| anyhow!("{error}; no hold was written"))?;
@@ -474,17 +474,13 @@ async fn ask_for_hold(
     write_of_hold(setup, provider, Some(file), &hold).map(Some)
 }
 
-/// A line of standard input; `None` if it is empty.
-async fn read_answer(stop: &CancellationToken) -> anyhow::Result<Option<String>> {
+/// The answer of the user; `None` if it is empty.
+async fn ask_for_text(stop: &CancellationToken) -> anyhow::Result<Option<String>> {
     std::io::stderr().flush()?;
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    });
+    let answer = tokio::task::spawn_blocking(read_answer);
     let answer = tokio::select! {
         () = stop.cancelled() => return Ok(None),
         answer = answer => answer??,
     };
-    let answer = answer.trim();
-    Ok((!answer.is_empty()).then(|| answer.to_owned()))
+    Ok((!answer.is_empty()).then_some(answer))
 }

@@ -2,6 +2,7 @@
 //!
 //! Never: open a socket, or need a key or a secret.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -106,17 +107,14 @@ struct Checked {
     /// A line for each directory whose definitions are valid.
     valid: String,
     /// For each directory that could not be read, why.
-    failures: Vec<String>,
-    exit: Exit,
+    failures: Vec<Failure>,
 }
 
 impl Checked {
     fn add(&mut self, loaded: Loaded, shown: &str, path: impl Fn(&str) -> String) {
         let files = loaded.files.len();
         self.files += files;
-        if loaded.has_errors() {
-            self.ends(Exit::Invalid);
-        } else {
+        if !loaded.has_errors() {
             let is_warning = |d: &&Diagnostic| d.severity == Severity::Warning;
             let warnings = loaded.diagnostics.iter().filter(is_warning).count();
             let warnings = plural(warnings, "warning", "warnings")
@@ -125,17 +123,17 @@ impl Checked {
             self.valid
                 .push_str(&format!("{shown}: {are} valid{warnings}\n"));
         }
-        for mut problem in loaded.diagnostics {
-            problem.file = path(&problem.file);
-            // A shared file has the same problem in each workspace.
-            if !self.problems.contains(&problem) {
-                self.problems.push(problem);
-            }
-        }
+        let problems = loaded.diagnostics.into_iter();
+        self.problems.extend(problems.map(|problem| Diagnostic {
+            file: path(&problem.file),
+            ..problem
+        }));
     }
 
-    fn ends(&mut self, exit: Exit) {
-        self.exit = self.exit.or(exit);
+    fn exit(&self) -> Exit {
+        let is_invalid = self.problems.iter().any(|d| d.severity == Severity::Error);
+        let failures = self.failures.iter().map(Exit::from);
+        failures.fold(Exit::Invalid.when(is_invalid), Exit::or)
     }
 }
 
@@ -170,11 +168,15 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
                 Some(_) => file.to_owned(),
                 None => path_from_root(&root(directory), file),
             }),
-            Err(failure) => {
-                checked.ends(Exit::from(&failure));
-                checked.failures.push(failure.to_string());
-            }
+            Err(failure) => checked.failures.push(failure),
         }
+    }
+    if only.is_none() {
+        // A shared file has the same problem in each workspace.
+        let mut seen = HashSet::new();
+        checked
+            .problems
+            .retain(|problem| seen.insert(problem.clone()));
     }
     let Checked {
         problems, files, ..
@@ -182,7 +184,8 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
     let shown = only.map_or_else(String::new, |only| printable(&only.display().to_string()));
     let root = only.map_or_else(String::new, root);
     output.diagnostics(problems, &shown, *files);
-    let failure = (!checked.failures.is_empty()).then(|| checked.failures.join("; "));
+    let failures: Vec<String> = checked.failures.iter().map(ToString::to_string).collect();
+    let failure = (!failures.is_empty()).then(|| failures.join("; "));
     match (args.format, &failure) {
         (Format::Text, _) => output.result(&checked.valid),
         (Format::Json, None) => output.result(&plan::diagnostics(problems, *files)),
@@ -196,10 +199,10 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
         (Format::Sarif, None) => output.result(&sarif::diagnostics(problems, &root)),
         (Format::Sarif, Some(failure)) => output.result(&sarif::failure(failure)),
     }
-    for failure in &checked.failures {
+    for failure in &failures {
         output.error(failure);
     }
-    Ok(checked.exit)
+    Ok(checked.exit())
 }
 
 impl ValidateArgs {

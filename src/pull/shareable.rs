@@ -2,9 +2,8 @@
 //!
 //! Never: write a file, or follow a link to another workspace.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::by_provider;
 use crate::desired::definitions::{self, DefinitionFile, Loaded};
@@ -24,14 +23,28 @@ pub struct Shareable {
     pub parts: Vec<String>,
 }
 
-/// The equal parts of all other workspaces beside this one. What cannot be read has none.
+/// The equal parts of all other workspaces beside this one that extend the same shared directory. What cannot be read has none.
 #[must_use]
 pub fn shareable(loaded: &Loaded) -> Vec<Shareable> {
+    let Some((shared, parent)) = loaded.shared.as_ref().zip(loaded.directory.parent()) else {
+        return Vec::new();
+    };
     let files = by_provider(loaded);
-    others(loaded)
-        .iter()
-        .flat_map(|(name, other)| {
-            let equal = by_provider(other)
+    let mut found = Vec::new();
+    // One after the other, because each may be large.
+    for directory in directories(parent)
+        .filter(|directory| *directory != loaded.directory)
+        .take(MAX_WORKSPACES)
+    {
+        let name = directory.file_name().and_then(|name| name.to_str());
+        let (Ok(other), Some(name)) = (definitions::load(&directory), name) else {
+            continue;
+        };
+        if other.shared.as_ref().map(|it| &it.directory) != Some(&shared.directory) {
+            continue;
+        }
+        found.extend(
+            by_provider(&other)
                 .into_iter()
                 .filter_map(|(provider, other)| {
                     let file = files.get(provider)?;
@@ -41,35 +54,22 @@ pub fn shareable(loaded: &Loaded) -> Vec<Shareable> {
                         workspace: format!("../{name}"),
                         parts,
                     })
-                });
-            equal.collect::<Vec<_>>()
-        })
-        .collect()
+                }),
+        );
+    }
+    found
 }
 
-/// The directories beside this one that extend the same shared directory, by name.
-fn others(loaded: &Loaded) -> BTreeMap<String, Loaded> {
-    let Some((shared, parent)) = loaded.shared.as_ref().zip(loaded.directory.parent()) else {
-        return BTreeMap::new();
-    };
+/// The directories with a `workspace.yaml`, by name.
+fn directories(parent: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     let mut directories: Vec<PathBuf> = directories
         .map(|entry| entry.path())
-        .filter(|path| *path != loaded.directory && path.join("workspace.yaml").exists())
+        .filter(|path| path.join("workspace.yaml").exists())
         .collect();
     directories.sort();
-    let other = |path: PathBuf| {
-        let other = definitions::load(&path).ok()?;
-        let name = path.file_name()?.to_str()?.to_owned();
-        let is_alike = other.shared.as_ref().map(|it| &it.directory) == Some(&shared.directory);
-        is_alike.then_some((name, other))
-    };
-    directories
-        .into_iter()
-        .take(MAX_WORKSPACES)
-        .filter_map(other)
-        .collect()
+    directories.into_iter()
 }
 
 fn equal_parts(one: &DefinitionFile, other: &DefinitionFile) -> Vec<String> {

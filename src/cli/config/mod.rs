@@ -113,17 +113,17 @@ impl ConfigError {
 /// Every problem of the file at once, or a contradiction of the command line and the file.
 pub(super) fn load(path: Option<&Path>) -> Result<Configuration, ConfigError> {
     let keys = keys();
-    let mut file = path
-        .map(|path| ConfigFile::read(path, &kinds(&keys)))
-        .transpose()
-        .map_err(ConfigError::File)?;
-    let mut notifications = Notifications::default();
-    let mut top = Section::new();
-    if let (Some(file), Some(path)) = (&mut file, path) {
-        notifications = check(file, &keys, path.parent().unwrap_or(Path::new("")));
-        refuse_problems(file)?;
-        top = std::mem::take(&mut file.top);
-    }
+    let (mut file, notifications) = match path {
+        Some(path) => {
+            let (file, notifications) = read(path, &keys)?;
+            (Some(file), notifications)
+        }
+        None => (None, Notifications::default()),
+    };
+    let mut top = match &mut file {
+        Some(file) => std::mem::take(&mut file.top),
+        None => Section::new(),
+    };
     let sections = file.as_mut().and_then(|file| file.workspaces.take());
     if sections.is_none() && is_api_key_in_variable() {
         // A variable wins over the file.
@@ -176,10 +176,7 @@ pub(super) fn load(path: Option<&Path>) -> Result<Configuration, ConfigError> {
 /// # Errors
 /// Every problem of the file at once.
 pub(super) fn definitions(path: &Path) -> Result<Vec<String>, ConfigError> {
-    let keys = keys();
-    let mut file = ConfigFile::read(path, &kinds(&keys)).map_err(ConfigError::File)?;
-    check(&mut file, &keys, path.parent().unwrap_or(Path::new("")));
-    refuse_problems(&file)?;
+    let (file, _) = read(path, &keys())?;
     let sections: Vec<&Section> = match &file.workspaces {
         Some(workspaces) => workspaces
             .iter()
@@ -187,7 +184,7 @@ pub(super) fn definitions(path: &Path) -> Result<Vec<String>, ConfigError> {
             .collect(),
         None => vec![&file.top],
     };
-    let find = |section: &'_ Section, key: &str| {
+    let find = |section: &Section, key: &str| {
         let value = section.get(key).or_else(|| file.top.get(key));
         value.and_then(|value| value.texts.first()).cloned()
     };
@@ -196,6 +193,14 @@ pub(super) fn definitions(path: &Path) -> Result<Vec<String>, ConfigError> {
         .filter(|section| find(section, "gitUrl").is_none())
         .filter_map(|section| find(section, "definitions"))
         .collect())
+}
+
+/// Reads a file without problems, and takes its notifications.
+fn read(path: &Path, keys: &[Arc<Key>]) -> Result<(ConfigFile, Notifications), ConfigError> {
+    let mut file = ConfigFile::read(path, &kinds(keys)).map_err(ConfigError::File)?;
+    let notifications = check(&mut file, keys, path.parent().unwrap_or(Path::new("")));
+    refuse_problems(&file)?;
+    Ok((file, notifications))
 }
 
 /// The problems of a configuration file that a command line cannot change. `name` is its path.

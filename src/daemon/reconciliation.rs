@@ -97,7 +97,7 @@ pub struct KeyFindings {
     pub source: String,
     /// Why it is not known when the key ends.
     pub error: Option<String>,
-    /// Whether a person must be told now: the end has come a day closer, or the error is new.
+    /// Whether a person must be notified now: the end has come a day closer, or the error is new.
     pub is_news: bool,
 }
 

@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_withdrawn_by_whoever_asked_for_the_runs_before_it_began() {
+    fn a_handle_that_was_taken_before_a_run_began_withdraws_it() {
         let run = run(1, &["A"], "new");
         let memory = memory(&run, &["A"]);
         let runs = memory.updates.runs();

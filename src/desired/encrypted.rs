@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn each_recipient_can_decrypt_a_secret_and_nobody_else() {
+    fn each_recipient_can_decrypt_a_secret_and_no_other_key() {
         let [(a, for_a), (b, for_b), (c, _)] = [identity(), identity(), identity()];
         let recipients = BTreeSet::from([for_a, for_b]);
         let secret = EncryptedSecret::encrypt(&Secret::new("hunter2"), &recipients).unwrap();

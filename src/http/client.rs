@@ -156,7 +156,7 @@ impl Http {
         Ok(Arc::clone(route))
     }
 
-    /// A route that leads nowhere and is shared with nobody.
+    /// A route that leads nowhere and is not shared.
     pub(crate) fn simulated_route(&self) -> Arc<Route> {
         Arc::new(self.new_route(self.plain.clone(), false, None))
     }

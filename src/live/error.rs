@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_broke_after_the_request_is_told_from_none_at_all() {
+    fn a_connection_that_broke_after_the_request_is_another_error_than_none_at_all() {
         for (sent, sentence) in [
             (
                 true,

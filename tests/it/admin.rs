@@ -780,7 +780,7 @@ fn a_wrong_listen_or_host_is_a_wrong_command_line() {
 }
 
 #[test]
-fn a_body_that_nobody_asked_for_is_not_waited_for() {
+fn a_body_that_was_not_asked_for_is_not_waited_for() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let mut daemon = waiting(&world, &[]);

@@ -151,7 +151,7 @@ fn an_update_that_arrived_without_an_answer_and_was_kept_in_part_is_not_converge
 }
 
 #[test]
-fn what_calry_refuses_is_not_tried_again_and_stops_nobody_else() {
+fn what_calry_refuses_is_not_tried_again_and_stops_no_other() {
     for code in [307, 400, 404, 405, 409, 422, 500] {
         let world = changed(3, Config::default());
         world
@@ -173,7 +173,7 @@ fn what_calry_refuses_is_not_tried_again_and_stops_nobody_else() {
 }
 
 #[test]
-fn an_answer_that_is_no_definition_is_a_failure_that_says_so_and_stops_nobody_else() {
+fn an_answer_that_is_no_definition_is_a_failure_that_says_so_and_stops_no_other() {
     for kind in [
         FaultKind::Garbage,
         FaultKind::HugeBody(64 << 20),
@@ -1158,7 +1158,7 @@ async fn what_git_does_not_manage_and_changed_meanwhile_is_carried_over_as_it_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_git_manages_and_somebody_changed_meanwhile_is_not_overwritten() {
+async fn what_git_manages_and_a_person_changed_meanwhile_is_not_overwritten() {
     let (fake, outcome) = applied_late(OLD, |live| {
         live.fields
             .get_mut("listing")

@@ -139,7 +139,7 @@ fn requests_during_a_reconciliation_start_one_more_after_it() {
 }
 
 #[test]
-fn without_a_token_nobody_asks_through_a_proxy_or_for_another_name() {
+fn without_a_token_no_request_counts_through_a_proxy_or_for_another_name() {
     let world = world();
     let mut daemon = waiting(&world, &["--admin-host", "status.example.com"]);
     let address = daemon.address();

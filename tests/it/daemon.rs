@@ -533,7 +533,7 @@ fn a_rotated_secret_is_applied_without_a_restart_and_never_shown() {
 // Trouble stays small.
 
 #[test]
-fn a_provider_that_fails_pauses_longer_each_time_and_slows_nobody() {
+fn a_provider_that_fails_pauses_longer_each_time_and_slows_no_other() {
     let world = world(&["HOSTAWAY", "GUESTY"]);
     world.sandbox.inject(
         Fault::once(refusal(StatusCode::BAD_REQUEST))

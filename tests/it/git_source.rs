@@ -440,11 +440,11 @@ fn the_answers_of_servers_have_their_kinds() {
     }
     let closed = GitServer::start();
     let dir = tempfile::tempdir().unwrap();
-    let nobody = Clone::with(&closed, dir.path(), |it| {
+    let absent = Clone::with(&closed, dir.path(), |it| {
         it.url = HttpUrl::parse("http://127.0.0.1:9/x.git", UrlPolicy::api(false)).unwrap();
     });
     assert_eq!(
-        nobody.fetch().unwrap_err().kind(),
+        absent.fetch().unwrap_err().kind(),
         FetchFailure::Unreachable
     );
 }

@@ -595,7 +595,7 @@ fn a_message_of_another_replica_is_signed_fresh_and_for_the_leader() {
 }
 
 #[test]
-fn bodies_that_nobody_signed_take_neither_the_message_of_a_replica_nor_the_push_of_a_host() {
+fn bodies_that_are_not_signed_take_neither_the_message_of_a_replica_nor_the_push_of_a_host() {
     const LARGEST: usize = 4 << 20;
     let (world, server) = (world(), GitServer::start());
     let id = commit(&server, "name");

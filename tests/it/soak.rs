@@ -68,7 +68,7 @@ fn after_any_churn_calry_is_as_git_wants_it_and_nothing_was_sent_twice_grew_or_l
         "{before:?}, {after:?}"
     );
 
-    soak.nobody_else_s_settings_are_touched();
+    soak.no_other_settings_are_touched();
     soak.a_quiet_daemon_writes_nothing();
     soak.nothing_was_sent_twice();
     soak.nothing_leaked();
@@ -432,7 +432,7 @@ impl Soak {
         }
     }
 
-    fn nobody_else_s_settings_are_touched(&mut self) {
+    fn no_other_settings_are_touched(&mut self) {
         for provider in PROVIDERS {
             self.world.sandbox.modify(provider, |live| {
                 live["fieldsToSync"]["rates"] = json!({"daily": false, "weekly": true});

@@ -110,7 +110,7 @@ fn a_daemon_whose_log_has_no_reader_continues_and_stops_on_a_signal() {
 }
 
 #[test]
-fn the_second_signal_ends_a_daemon_at_once_though_nobody_reads_its_log() {
+fn the_second_signal_ends_a_daemon_at_once_though_its_log_is_not_read() {
     let world = world();
     world.sandbox.inject(
         Fault::once(FaultKind::Delay(Duration::from_secs(3600))).on(axum::http::Method::PATCH),

@@ -628,7 +628,7 @@ fn it_cannot_confirm_a_guess_from_a_fork() {
 }
 
 #[test]
-fn it_cannot_run_what_nobody_signed() {
+fn it_cannot_run_what_is_not_signed() {
     let checkout = Checkout::of(world());
     let signers = checkout.allow(&[&Signer::new(1)]);
     let ran = |refused: &str| {

@@ -1,5 +1,5 @@
 //! Simulated histories: the real daemon loop, reconciliation, client, state files and election, on simulated machines and
-//! against a Calry in memory. One seed decides everything, and time passes only when everybody waits.
+//! against a Calry in memory. One seed decides everything, and time passes only when every task waits.
 //!
 //! `SIMULATION_HISTORIES` sets how many histories run, `SIMULATION_SEED` the first seed. A history that breaks a promise is
 //! made as short as possible (unless `SIMULATION_SHORTEN=0`) and described in words.

@@ -25,7 +25,7 @@ pub struct MemoryDirectory {
 pub struct MemoryDefinitions(watch::Sender<Arc<MemoryDirectory>>);
 
 impl MemoryDefinitions {
-    /// Replaces the files. Without `notify`, no loop is told, as if the file event had been lost.
+    /// Replaces the files. Without `notify`, no loop is notified, as if the file event had been lost.
     pub fn replace(&self, directory: MemoryDirectory, notify: bool) {
         self.0.send_if_modified(|known| {
             *known = Arc::new(directory);

@@ -204,7 +204,7 @@ async fn an_event_stream_outlives_other_answers_and_ends_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_answer_that_nobody_reads_is_cut_off() {
+async fn a_long_answer_that_is_not_read_is_cut_off() {
     const MORE_THAN_IS_BUFFERED: usize = 64 << 20;
     let endless = || async {
         let body = stream::repeat_with(|| Ok::<_, Infallible>(vec![b'x'; 64 << 10]));
@@ -303,7 +303,7 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
 }
 
 #[tokio::test]
-async fn answers_with_metrics_that_nobody_reads_are_counted_and_the_next_one_waits() {
+async fn answers_with_metrics_that_are_not_read_are_counted_and_the_next_one_waits() {
     let router = router(Vec::new(), Metrics::new(Vec::new()), access(), http());
     let scrape = || ask(&router, "/metrics");
     let mut unread = Vec::new();

@@ -32,8 +32,8 @@ const WANTED_BY: &str = "calry-gitops/wanted-by";
 /// The annotation of a holder that hands the Lease to any replica that requests it.
 const OFFERED: &str = "calry-gitops/offered";
 
-/// The annotation with the address of the holder's HTTP server, to which standbys pass push hooks on. Only a hint: whoever may
-/// write the Lease can set it.
+/// The annotation with the address of the holder's HTTP server, to which standbys pass push hooks on. Only a hint: each
+/// client that may write the Lease can set it.
 const ADDRESS: &str = "calry-gitops/address";
 
 /// After this many failed reconciliations in a row a replica offers its Lease to others.

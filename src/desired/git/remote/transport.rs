@@ -689,14 +689,7 @@ mod tests {
         for (version, asked_again) in [("version 2", false), ("version 1", true)] {
             let advertised = chunked("advertisement", &["000e", version, " and more"]);
             let (url, serving) = serve(vec![
-                answer(
-                    302,
-                    &format!(
-                        "location: /b{ADVERTISEMENT}
-"
-                    ),
-                    "",
-                ),
+                answer(302, &format!("location: /b{ADVERTISEMENT}\r\n"), ""),
                 advertised,
             ]);
             let exchange = Arc::new(exchange(runtime.handle().clone(), None));

@@ -53,7 +53,7 @@ cargo_tool() {
     if [ ! -e "$at/complete" ]; then
         rm -rf "$at"
         # Not optimized: it runs for seconds and would be built for minutes.
-        timeout 900 cargo install --quiet --debug --locked --root "$at" --version "$2" "$1" >&2
+        CARGO_PROFILE_DEV_DEBUG=0 timeout 900 cargo install --quiet --debug --locked --root "$at" --version "$2" "$1" >&2
         touch "$at/complete"
     fi
     printf '%s/bin\n' "$at"

@@ -63,7 +63,7 @@ strip -o "$work/$name/calry-gitops" "$CALRY_GITOPS"
     tar -C "$work" -czf "$name.tar.gz" "$name"
     sha256sum "$name.tar.gz" >SHA256SUMS
 )
-# The quick start builds the same profile: what both need is built once.
+# tests/release.sh has the same profile: what both need is built once.
 built=${CARGO_TARGET_DIR:-$root/target}
 hook() {
     PATH=$work/bin:$PATH PRE_COMMIT_HOME=$work/pre-commit CARGO_TARGET_DIR=$built \

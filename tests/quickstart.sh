@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Does what a newcomer does: starts the first command of the README, edits a file, clicks in the sandbox by the curl line
-# that is printed, and looks whether each is followed. Needs cargo and curl.
+# that is printed, and looks whether each is followed. Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS
+# names) and curl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/need.sh
@@ -16,9 +17,8 @@ finish() {
 }
 trap finish EXIT
 
-# Built first, so that the process that is started below is the one that a signal reaches.
-cargo build --quiet --locked
-CALRY_DEFINITIONS="$work/definitions" ${command/cargo run --/target/debug/calry-gitops} --interval 5s >"$work/out" 2>&1 &
+# Not by cargo, so that the process that is started is the one that a signal reaches.
+CALRY_DEFINITIONS="$work/definitions" ${command/cargo run --/"${CALRY_GITOPS:-target/debug/calry-gitops}"} --interval 5s >"$work/out" 2>&1 &
 daemon=$!
 
 expect "$work/out" 'reconciliation 1 (start).*12 updated'

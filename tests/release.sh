@@ -28,8 +28,8 @@ if [ "$(id -u)" != 0 ]; then as=(sudo); fi
 
 export CALRY_GITOPS_TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/release-tools
 export PATH=$CALRY_GITOPS_TOOLS/bin:$PATH
-# Quick to build, and with the dependencies of other tests.
-export CALRY_GITOPS_PROFILE=dev
+# Quick to build, and with the dependencies that tests/pull-requests.sh has built.
+export CALRY_GITOPS_PROFILE=release
 
 step() {
     printf -- '-- %s (%s s)\n' "$1" "$SECONDS"
@@ -124,14 +124,15 @@ step "archives for this machine and for musl"
 target=$(rustc --version --verbose | sed -n 's/^host: //p')
 musl=${target/-gnu/-musl}
 release=$work/downloads/v$version
-# They run for seconds and would be built for minutes.
-export CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-deploy/release/tools.sh "$target"
+# installs COMMAND…: tools that run for seconds and would be built for minutes.
+installs() {
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 "$@"
+}
+installs deploy/release/tools.sh "$target"
 deploy/release/archive.sh "$target" "$release"
 deploy/release/try.sh "$target" "$release"
-# Its dependencies are built for it alone, and quicker so.
-deploy/release/tools.sh "$musl"
-CARGO_PROFILE_DEV_DEBUG=0 deploy/release/archive.sh "$musl" "$release"
+installs deploy/release/tools.sh "$musl"
+deploy/release/archive.sh "$musl" "$release"
 deploy/release/try.sh "$musl" "$release"
 first=$(sha256sum <"$release/calry-gitops-$version-$target.tar.gz")
 deploy/release/archive.sh "$target" "$release" >/dev/null
@@ -162,10 +163,10 @@ for other in x86_64-apple-darwin aarch64-apple-darwin x86_64-unknown-linux-musl 
     archive=$release/calry-gitops-$version-$other.tar.gz
     [ -e "$archive" ] || echo "$other" >"$archive"
 done
-deploy/release/tools.sh sbom
+installs deploy/release/tools.sh sbom
 deploy/release/assets.sh "$release"
 (cd "$release" && sha256sum --check --quiet SHA256SUMS)
-cargo install --quiet --locked --root "$CALRY_GITOPS_TOOLS" --version "=$audit_info_version" rust-audit-info
+installs cargo install --quiet --locked --root "$CALRY_GITOPS_TOOLS" --version "=$audit_info_version" rust-audit-info
 rust-audit-info "$work/calry-gitops-$version-$musl/calry-gitops" >"$work/audit.json"
 python=$(python_tool 'cyclonedx-python-lib[json-validation]' "$cyclonedx_version")
 "$python/python3" -B tests/release/sbom.py "$release/calry-gitops-$version.cdx.json" "$work/audit.json"

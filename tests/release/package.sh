@@ -103,7 +103,7 @@ grep -q '^CapBnd:.0*$' "/proc/$main/status" || fail "it has capabilities"
 grep -q '^Seccomp:.2$' "/proc/$main/status" || fail "system calls are not filtered"
 [ "$(stat --format %U "/proc/$main")" = calry-gitops ] || fail "it runs as $(stat --format %U "/proc/$main")"
 if "${as[@]}" cat /etc/calry-gitops/api-key 2>/dev/null; then fail "its user can read the API key's file"; fi
-curl --fail --silent http://127.0.0.1:8080/metrics | grep -q '^process_start_time_seconds' || fail "metrics of the process lack"
+curl --fail --silent http://127.0.0.1:8080/metrics | grep '^process_start_time_seconds' >/dev/null || fail "metrics of the process lack"
 echo "the daemon observes, as its user and without privileges"
 
 sed -i 's/^mode: observe/mode: enforce/; s/^maxChanges: .*/maxChanges: 100/' /etc/calry-gitops/config.yaml

@@ -43,7 +43,7 @@ calry() {
 # explain SENTENCE: the first error of the program as an annotation of the job; the sentence if it reported none.
 explain() {
     local error
-    error=$(sed -nE 's/^error: //p' "$work/log" | head -n 1)
+    error=$(sed -nE '/^error: /{s///p;q;}' "$work/log")
     error=${error:-$1}
     say error "${error//%/%25}"
 }
@@ -53,7 +53,7 @@ workspace_slug() {
     local slug
     slug=$(jq --raw-output '.workspace.slug // empty' "$1" 2>/dev/null) || true
     if [ -z "$slug" ]; then
-        slug=$(sed -nE 's/^slug: *"?([A-Za-z0-9_-]+)"? *(#.*)?$/\1/p' "$DEFINITIONS"/workspace.y*ml 2>/dev/null | head -n 1) || true
+        slug=$(sed -nE '/^slug: *"?([A-Za-z0-9_-]+)"? *(#.*)?$/{s//\1/p;q;}' "$DEFINITIONS"/workspace.y*ml 2>/dev/null) || true
     fi
     printf %s "$slug" | tr -cs 'A-Za-z0-9._' -
 }

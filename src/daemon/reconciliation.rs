@@ -683,8 +683,8 @@ type Inputs = (
     Result<Option<KeyExpiry>, ExpiryError>,
 );
 
-/// Reads the definitions, the API key and its end within the read limit. A read of an earlier reconciliation that hangs is waited for
-/// first, so that a hanging file system blocks one thread of a workspace, not one more each time.
+/// Reads the definitions, the API key and its end within the read limit. A read of an earlier reconciliation that hangs
+/// is waited for first, so that a hanging file system blocks one thread of a workspace, not one more each time.
 async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Inputs, Failure> {
     if let Some(before) = &mut memory.reading {
         let _ = before.await;

@@ -108,8 +108,8 @@ impl Handle {
         self.triggers.request(Trigger::Hook);
     }
 
-    /// Approves the refused plan in spite of the limit, and with a reason in spite of the workspace's hold, and requests a reconciliation, which applies it once if it makes
-    /// exactly this plan.
+    /// Approves the refused plan in spite of the limit, and with a reason in spite of the workspace's hold. Requests a
+    /// reconciliation, which applies it once if it makes exactly this plan.
     ///
     /// # Errors
     /// [`NotPending`] if another plan was refused, or none, and if there is no reason and the workspace is on hold.

@@ -7,8 +7,8 @@
 //! # How many series
 //!
 //! The process has 8 series, each notification target 3, each workspace 110, each managed provider 5 more, and each fetched
-//! repository 30. Counters start at 0, so that `rate()` sees the first increment. The series of a provider that is no longer managed, and of a previous
-//! revision, disappear.
+//! repository 30. Counters start at 0, so that `rate()` sees the first increment. The series of a provider that is no longer managed,
+//! and of a previous revision, disappear.
 //!
 //! The label `workspace` is the name in the configuration file. Without a name it is the slug, and before the first read of
 //! the workspace, the definitions directory as configured.

@@ -29,7 +29,7 @@ if [ "$(id -u)" != 0 ]; then as=(sudo); fi
 export CALRY_GITOPS_TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/release-tools
 export PATH=$CALRY_GITOPS_TOOLS/bin:$PATH
 # Quick to build, and with the dependencies that tests/pull-requests.sh has built.
-export CALRY_GITOPS_PROFILE=release
+export CALRY_GITOPS_PROFILE=release CARGO_PROFILE_RELEASE_OPT_LEVEL=0
 
 step() {
     printf -- '-- %s (%s s)\n' "$1" "$SECONDS"
@@ -126,7 +126,7 @@ musl=${target/-gnu/-musl}
 release=$work/downloads/v$version
 # installs COMMAND…: tools that run for seconds and would be built for minutes.
 installs() {
-    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 "$@"
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 "$@"
 }
 installs deploy/release/tools.sh "$target"
 deploy/release/archive.sh "$target" "$release"

@@ -484,6 +484,9 @@ mod tests {
         };
         let problem = |secrets: &EncryptedSecrets, to| secrets.recipient_problem(&name("key"), to);
         assert_eq!(secrets.record, record);
+        record.note(&name("other"), &second, &one);
+        record.retain(|kept| *kept == name("key"));
+        assert_eq!(secrets.record, record);
         assert_eq!(problem(&secrets, &one), None);
         assert!(
             problem(&secrets, &both)

@@ -729,8 +729,10 @@ mod tests {
             let missing = loaded
                 .diagnostics
                 .iter()
-                .filter(|d| d.code == Code::UnknownProvider);
-            assert_eq!(missing.count(), usize::from(!nameless));
+                .filter(|d| d.code == Code::UnknownProvider)
+                .map(|d| d.message.as_str());
+            let expected = (!nameless).then_some("the workspace has no provider C");
+            assert_eq!(missing.collect::<Vec<_>>(), Vec::from_iter(expected));
         }
     }
 }

@@ -66,6 +66,19 @@ impl Plans for Checkout {
 }
 
 #[test]
+fn branches_and_tags_are_offered_to_a_shell_for_completion() {
+    let checkout = pull_request();
+    let heads = checkout.world.dir.path().join(".git/refs");
+    std::fs::create_dir_all(heads.join("tags")).unwrap();
+    std::fs::write(heads.join("tags/v1"), checkout.main.to_string()).unwrap();
+    let offered = checkout.world.run(&["candidates", "base"]).exits(0).out;
+    assert!(
+        ["main\n", "v1\n"].iter().all(|name| offered.contains(name)),
+        "{offered}"
+    );
+}
+
+#[test]
 fn annotations_are_in_the_order_of_their_severity() {
     let checkout = pull_request();
     let hold = |until: &str| format!("hold: {{until: {until}, reason: OPS-1}}\n");
@@ -816,6 +829,13 @@ fn the_error_for_a_partial_clone_names_what_to_fetch() {
         .to_string();
     std::fs::remove_file(git.join("objects").join(&missing[..2]).join(&missing[2..])).unwrap();
     checkout.plan(&[]).exits(1).says("this is a partial clone");
+    // Without the commit of the base.
+    std::fs::write(git.join("refs/heads/gone"), "1".repeat(40)).unwrap();
+    checkout
+        .world
+        .run(&["plan", "--base", "gone"])
+        .exits(1)
+        .says("this is a partial clone");
 }
 
 #[test]

@@ -722,6 +722,10 @@ fn only_counts_the_errors_of_the_files_that_it_names() {
         .says("no definition file for LODGIFY")
         .says("lodgify.yaml");
     world
+        .run(&["plan", "--only", "HOSTWAY"])
+        .exits(3)
+        .says("did you mean HOSTAWAY?");
+    world
         .run(&["apply", "--yes", "--only", "HOSTAWAY"])
         .exits(0);
     assert_eq!(world.updates().len(), 1);

@@ -1684,6 +1684,22 @@ fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_stri
             warning("sub/bookingsync.yaml")
         ]
     );
+    let meant: Vec<_> = loaded
+        .diagnostics
+        .iter()
+        .map(|d| (d.message.contains("pin"), d.help.as_deref().unwrap()))
+        .collect();
+    assert_eq!(
+        meant,
+        [
+            (true, "rename it to `workspace.yaml`"),
+            (false, "rename it to `ciirus.yml`"),
+            (
+                false,
+                "move it up one directory, or out of it if it is not a definition"
+            )
+        ]
+    );
     assert_eq!(loaded.files.len(), 1);
     assert!(matches!(loaded.pin, Pin::None));
     loaded.deny_warnings();

@@ -291,6 +291,18 @@ fn the_nearest_repository_counts() {
 }
 
 #[test]
+fn a_directory_that_looks_like_a_bare_repository_is_none() {
+    let fixture = Fixture::new();
+    let inner = fixture.definitions();
+    for directory in ["objects", "refs/heads"] {
+        fs::create_dir_all(inner.join(directory)).unwrap();
+    }
+    fs::write(inner.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+    fs::write(inner.join("config"), "[core]\n\tbare = true\n").unwrap();
+    assert!(read_revision(&inner).is_some_and(|revision| !revision.dirty));
+}
+
+#[test]
 fn a_long_subject_is_cut() {
     let fixture = Fixture::new();
     fixture.commit(&"x".repeat(100_000));

@@ -404,9 +404,18 @@ mod tests {
     use super::super::yaml;
     use super::*;
 
-    /// The text as it may be shown.
+    /// The text of a definition file as it may be shown.
     fn masked(text: &str) -> String {
-        let mask = Mask::of(&yaml::read(text).unwrap(), text);
+        show(&Mask::of(&yaml::read(text).unwrap(), text), text)
+    }
+
+    /// The text of a file of settings as it may be shown.
+    fn masked_settings(text: &str) -> String {
+        let mask = Mask::of_settings(&yaml::read(text).unwrap(), text, &|key| key != "keyFile");
+        show(&mask, text)
+    }
+
+    fn show(mask: &Mask, text: &str) -> String {
         let mut start = 0;
         let lines = text.split('\n').map(|line| {
             let visible = mask.visible(line, start);
@@ -446,6 +455,29 @@ mod tests {
             ),
         ] {
             assert_eq!(masked(text), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_file_of_settings_only_short_values_without_a_key_are_shown() {
+        for (text, shown) in [
+            ("listen: a\nkeyFile: SECRET", "listen: a\nkeyFile:***"),
+            ("name: ' zepl.SECRET'", "name:***"),
+            (
+                "names: [a, b]\nkeyFile: [SECRET]",
+                "names: [a, b]\nkeyFile:***",
+            ),
+            ("names: [a, zepl.SECRET]", "names:***"),
+            (
+                "names: {a: SECRET,\n  b: SECRET}\nkeyFile:\n  c: SECRET",
+                "names:***\n  b:***\nkeyFile:***\n  ***",
+            ),
+            (
+                "workspaces:\n- name: a\n  keyFile: SECRET\n- SECRET\n- name: b\nlisten: a",
+                "workspaces:\n- name: a\n  keyFile:***\n***\n- name: b\nlisten: a",
+            ),
+        ] {
+            assert_eq!(masked_settings(text), shown, "{text}");
         }
     }
 

@@ -311,6 +311,7 @@ mod tests {
     use gix::objs::Write as _;
     use gix::objs::tree::{Entry, EntryKind};
 
+    use super::super::repository::MAX_OBJECT;
     use super::*;
 
     /// A tree whose entries have these names, all with one object.
@@ -355,6 +356,12 @@ mod tests {
             matches!(files[0].content, CommittedContent::Bytes(_))
         };
         assert!(is_read(largest) && !is_read(larger));
+        let object = |size| read_object(&repository, blob(size)).map(|object| object.data.len());
+        assert!(object(MAX_OBJECT).is_ok());
+        assert!(matches!(
+            object(MAX_OBJECT + 1),
+            Err(GitError::TooLarge(..))
+        ));
         assert!(read(empty, MAX_FILES).is_ok());
         assert!(matches!(read(empty, MAX_FILES + 1), Err(GitError::TooMuch)));
         let most = usize::try_from(MAX_TOTAL / MAX_FILE).unwrap();
@@ -367,5 +374,30 @@ mod tests {
             files_below(&repository, root).unwrap().len()
         };
         assert_eq!([below(3), below(MAX_FILES + 1)], [3, MAX_FILES]);
+
+        let listed = |count| {
+            let secrets = tree(&repository, EntryKind::Blob, empty, &names(count, ".age"));
+            let entry = |kind: EntryKind, name: &str, oid| Entry {
+                mode: kind.into(),
+                filename: name.into(),
+                oid,
+            };
+            let entries = vec![
+                entry(EntryKind::Blob, "a.yaml", empty),
+                entry(EntryKind::Tree, encrypted::DIRECTORY, secrets),
+            ];
+            let root = repository
+                .write_object(&gix::objs::Tree { entries })
+                .unwrap();
+            list_tree(&repository, root.detach()).map(|files| files.len())
+        };
+        let most = MAX_ENCRYPTED_FILES;
+        assert_eq!(listed(most).unwrap(), most + 1);
+        assert!(matches!(listed(most + 1), Err(GitError::TooMuch)));
+
+        // A path through a file leads nowhere.
+        let root = tree(&repository, EntryKind::Blob, empty, &names(1, ""));
+        let found = tree_at(&repository, root, Path::new(&names(1, "")[0]));
+        assert_eq!(found.unwrap(), None);
     }
 }

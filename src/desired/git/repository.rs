@@ -21,7 +21,7 @@ use crate::desired::definitions::directory::{MAX_FILE, MAX_TOTAL};
 /// The largest number of definition files of a commit. A directory with more is dirty.
 pub(super) const MAX_FILES: usize = 20_000;
 /// A commit or a tree beyond this size, in bytes, is not read.
-const MAX_OBJECT: u64 = 8 << 20;
+pub(super) const MAX_OBJECT: u64 = 8 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GitError {
@@ -149,20 +149,19 @@ pub(super) fn reference_names(repository: &Repository, max: usize) -> Vec<String
 /// the checkout, which is the directory of its `.git`, whatever the repository itself claims.
 pub(super) fn open(directory: &Path) -> Result<(Repository, PathBuf), GitError> {
     check(directory, None)?;
+    // By default, no other file system is searched.
     let search = upwards::Options {
-        trust: upwards::TrustPolicy::Assume(Trust::Reduced),
         dot_git_only: true,
-        cross_fs: false,
         ..upwards::Options::default()
     };
-    let (found, trust) = gix::discover::upwards_opts(directory, search)?;
+    let (found, _) = gix::discover::upwards_opts(directory, search)?;
     let (git_directory, root) = found.into_repository_and_work_tree_directories();
     let root = fs::canonicalize(root.ok_or(GitError::NoCheckout)?)?;
     let path = directory
         .strip_prefix(root)
         .map_err(|_| GitError::NoCheckout)?;
     let options = gix::open::Options::isolated()
-        .with(trust)
+        .with(Trust::Reduced)
         .filter_config_section(|_| false)
         .open_path_as_is(true);
     let repository = options.open(git_directory)?.to_thread_local();

@@ -165,6 +165,8 @@ mod tests {
     #[test]
     fn a_signed_tag_counts_under_its_name_and_for_its_commit() {
         assert_eq!(verify(&signed(TAG)), Ok(()));
+        let parsed = SignedTag::parse(&signed(TAG)).unwrap();
+        assert_eq!(parsed.payload(), TAG.as_bytes());
         let of = |error| Err(TrustError::Signature(VerifiedObject::Tag, error));
         assert_eq!(verify(TAG.as_bytes()), of(SignatureError::Missing));
         let changed = [

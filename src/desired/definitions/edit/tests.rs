@@ -204,6 +204,34 @@ fn a_new_part_has_the_indentation_of_the_file() {
 }
 
 #[test]
+fn a_new_part_comes_after_the_last_line_of_the_one_above() {
+    check([
+        (
+            "fieldsToSync:\n  listing: [\n    a,\n    b\n  ]\n",
+            group(&["c"]),
+            Some("fieldsToSync:\n  listing: [\n    a,\n    b\n  ]\n  rates:\n    - c\n"),
+        ),
+        (
+            "fieldsToSync:\n  listing:\n    - a\n    - b\n",
+            group(&["c"]),
+            Some("fieldsToSync:\n  listing:\n    - a\n    - b\n  rates:\n    - c\n"),
+        ),
+        (
+            "fieldsToSync:\n  listing: {\n    a: true,\n    b: false\n  }\n",
+            group(&["c"]),
+            Some(
+                "fieldsToSync:\n  listing: {\n    a: true,\n    b: false\n  }\n  rates:\n    - c\n",
+            ),
+        ),
+        (
+            "fieldsToSync:\n  listing:\n    a: true\n    b: false\n",
+            group(&["c"]),
+            Some("fieldsToSync:\n  listing:\n    a: true\n    b: false\n  rates:\n    - c\n"),
+        ),
+    ]);
+}
+
+#[test]
 fn a_value_keeps_its_quotes_and_a_map_with_entries_is_not_replaced() {
     check([
         (

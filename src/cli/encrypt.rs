@@ -11,7 +11,7 @@ use std::{fs, io};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueHint};
 
-use super::options::definitions_directory;
+use super::options::{definitions_directory, key_file};
 use super::{Exit, Output, read_yes};
 use crate::desired::definitions::{self, FileWrite, Loaded, Pin, WriteEffect};
 use crate::desired::encrypted::{
@@ -31,7 +31,7 @@ pub(super) struct EncryptArgs {
     #[arg(long, conflicts_with = "name", requires = "age_identity_file")]
     again: bool,
     /// File with an age identity that can decrypt the secrets, for --again
-    #[arg(long, env = "CALRY_AGE_IDENTITY_FILE", value_name = "FILE")]
+    #[arg(long, env = "CALRY_AGE_IDENTITY_FILE", value_parser = key_file(), value_name = "FILE")]
     age_identity_file: Option<PathBuf>,
     /// With --again, do not ask whether the recipients are right
     #[arg(short, long)]

@@ -195,6 +195,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(mut error) => {
             usage::suggest_option(&mut error);
+            usage::mask_words(&mut error);
             usage::print_parse_error(&error);
             return Exit::Usage.when(error.use_stderr()).into();
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::builder::{PossibleValue, TypedValueParser};
+use clap::builder::{PathBufValueParser, PossibleValue, TypedValueParser};
 use clap::{Arg, Args, Command, ValueEnum, ValueHint};
 
 use super::git_args::GitArgs;
@@ -24,7 +24,7 @@ use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use crate::live::{Api, ApiKey, ExpirySource, KeyError, KeySource};
 use crate::model::{
     FingerprintKey, KNOWN_PROVIDERS, KeyExpiry, KeyStage, Provider, Secret, Slug, UpdateMethod,
-    read_at_most,
+    looks_like_a_key, read_at_most,
 };
 use crate::policies::PolicyFile;
 use crate::pull::SecretNames;
@@ -120,7 +120,20 @@ pub(super) struct BackupArgs {
 }
 
 fn recipient(text: &str) -> Result<Recipient, String> {
+    if looks_like_a_key(text) {
+        return Err("this is a private key; the public key begins with age1".to_owned());
+    }
     Recipient::parse(text).map_err(|error| error.to_string())
+}
+
+/// Parses the path of a file with a key. It is not the key itself: a path is shown in messages.
+pub(super) fn key_file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.to_str() {
+        Some(text) if looks_like_a_key(text) => {
+            Err("this is a key, and not the path of a file that has it")
+        }
+        _ => Ok(path),
+    })
 }
 
 impl BackupArgs {
@@ -195,7 +208,7 @@ struct ApiArgs {
     )]
     api_url: String,
     /// File with the API key, read again at each reconciliation; without it, the variable CALRY_API_KEY is used
-    #[arg(long, env = "CALRY_API_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = "CALRY_API_KEY_FILE", value_parser = key_file(), value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Last day of the API key (UTC), to be warned before it ends. A file beside --api-key-file with its name and -expires
     /// wins over it, so that key and day are replaced together
@@ -214,7 +227,7 @@ struct ApiArgs {
     #[arg(long, env = "CALRY_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
     /// File with the age identities that decrypt the secrets beside the definitions (secrets/NAME.age)
-    #[arg(long, env = "CALRY_AGE_IDENTITY_FILE", value_name = "FILE")]
+    #[arg(long, env = "CALRY_AGE_IDENTITY_FILE", value_parser = key_file(), value_name = "FILE")]
     age_identity_file: Option<PathBuf>,
     /// Time limit of a reconciliation, retries included
     #[arg(long, env = "CALRY_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::config::Defaults;
 use super::{command, options};
-use crate::model::printable;
+use crate::model::{looks_like_a_key, printable};
 
 /// An error of the command line that the parser cannot find.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +59,27 @@ pub(super) fn suggest_option(error: &mut clap::Error) {
     );
 }
 
-/// Prints an error of the parser, or the help. An API key that was given as an argument is not repeated: output is logged in
-/// more places than arguments are.
+/// Makes the words of the command line in an error safe to show. A key is not repeated: output is logged in more places than
+/// arguments, variables and configuration files are.
+pub(super) fn mask_words(error: &mut clap::Error) {
+    for kind in [
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+        ContextKind::InvalidValue,
+    ] {
+        let Some(ContextValue::String(word)) = error.get(kind) else {
+            continue;
+        };
+        let word = match word.split_once('=') {
+            _ if looks_like_a_key(word) => "***".to_owned(),
+            Some((option, value)) if looks_like_a_key(value) => format!("{option}=***"),
+            _ => printable(word),
+        };
+        error.insert(kind, ContextValue::String(word));
+    }
+}
+
+/// Prints an error of the parser, or the help. A key among the arguments is repeated nowhere, such as in a suggestion.
 pub(super) fn print_parse_error(error: &clap::Error) {
     let arguments = std::env::args_os()
         .skip(1)
@@ -70,7 +89,7 @@ pub(super) fn print_parse_error(error: &clap::Error) {
             let value = argument
                 .split_once('=')
                 .map_or(argument.as_str(), |(_, value)| value);
-            value.starts_with(KEY_PREFIX).then(|| value.to_owned())
+            looks_like_a_key(value).then(|| value.to_owned())
         })
         .collect();
     // An error of printing cannot be reported either.
@@ -87,7 +106,5 @@ pub(super) fn print_parse_error(error: &clap::Error) {
     let _ = std::io::stderr().write_all(KEY_ARGUMENT.as_bytes());
 }
 
-/// How Calry's API keys begin.
-const KEY_PREFIX: &str = "zepl.";
-const KEY_ARGUMENT: &str = "\nDo not pass an API key as an argument: other users can see it. Put it into a file and use --api-key-file,\n\
+const KEY_ARGUMENT: &str = "\nDo not pass a key as an argument: other users can see it. Put it into a file and use --api-key-file or --age-identity-file,\n\
     or set the variable CALRY_API_KEY. Replace the key that was just given.\n";

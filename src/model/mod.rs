@@ -46,7 +46,7 @@ pub use partner_key::{
 pub use provider::{InvalidProvider, Provider};
 pub use revision::{Revision, short_commit};
 pub use scrubber::Scrubber;
-pub use secret::{InvalidSecretName, Secret, SecretName};
+pub use secret::{InvalidSecretName, Secret, SecretName, looks_like_a_key};
 pub use shared_secret::{InvalidSharedSecret, SharedSecret, SignatureCheck};
 pub use shared_source::SharedSource;
 pub use standard_webhooks::{parse_webhook_signatures, sign_webhook};

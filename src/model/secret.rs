@@ -26,6 +26,16 @@ impl Secret {
     }
 }
 
+/// Whether a text is an API key of Calry or a private key of age, given in place of something that may be shown.
+#[must_use]
+pub fn looks_like_a_key(text: &str) -> bool {
+    let text = text.trim_start();
+    ["zepl.", "AGE-SECRET-KEY-"].iter().any(|prefix| {
+        text.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    })
+}
+
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose()

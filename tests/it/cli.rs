@@ -619,8 +619,48 @@ fn a_key_is_never_an_argument_and_one_that_was_given_is_not_repeated() {
         let ran = world
             .run(&args)
             .exits(64)
-            .says("Do not pass an API key as an argument");
+            .says("Do not pass a key as an argument");
         assert!(!ran.err.contains(&key), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_key_in_place_of_a_path_or_a_public_key_is_refused_and_not_repeated() {
+    let secret = "AGE-SECRET-KEY-1QYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQS3AUA";
+    let key = "zepl.real.secret.acme";
+    for (option, variable, name, value) in [
+        (
+            "--backup-recipient",
+            "CALRY_BACKUP_RECIPIENT",
+            "backupRecipient",
+            secret,
+        ),
+        (
+            "--age-identity-file",
+            "CALRY_AGE_IDENTITY_FILE",
+            "ageIdentityFile",
+            secret,
+        ),
+        ("--api-key-file", "CALRY_API_KEY_FILE", "apiKeyFile", key),
+    ] {
+        let mut world = world(IN_SYNC);
+        let refused = |ran: Ran| {
+            let ran = ran.exits(64).says("key");
+            let end = &value[value.len() - 8..];
+            assert!(
+                !format!("{}{}", ran.out, ran.err).contains(end),
+                "{}",
+                ran.err
+            );
+        };
+        refused(world.run(&["apply", option, value]));
+        std::fs::write(
+            world.dir.path().join("c.yaml"),
+            format!("{name}: {value}\n"),
+        )
+        .unwrap();
+        refused(world.run(&["run", "--config", "c.yaml", "--print-config"]));
+        refused(world.env(variable, value).run(&["apply"]));
     }
 }
 

@@ -9,12 +9,10 @@
 use jiff::civil::Date;
 
 use super::yaml::{Node, Span, Tree, Value};
-use crate::model::{KNOWN_LISTING_FIELDS, check_header_name};
+use crate::model::{KNOWN_LISTING_FIELDS, check_header_name, looks_like_a_key};
 
 /// The key of the list of workspaces in the operator's configuration file.
 pub(crate) const WORKSPACES: &str = "workspaces";
-/// The prefix of Calry's API keys.
-const KEY_PREFIX: &str = "zepl.";
 
 /// The parts of a parsed file that may be shown.
 pub(crate) struct Mask {
@@ -153,11 +151,7 @@ impl MaskBuilder<'_> {
 
     /// The settings of the daemon, or of one workspace.
     fn settings(&mut self, entries: &[Entry<'_>], end: usize, shown: &dyn Fn(&str) -> bool) {
-        let harmless = |value: &Node<'_>| {
-            !value
-                .text()
-                .is_some_and(|text| text.trim_start().starts_with(KEY_PREFIX))
-        };
+        let harmless = |value: &Node<'_>| !value.text().is_some_and(looks_like_a_key);
         for_each_entry(entries, end, |(key, value), end| {
             self.show_key(key);
             match &value.value {
@@ -463,6 +457,7 @@ mod tests {
         for (text, shown) in [
             ("listen: a\nkeyFile: SECRET", "listen: a\nkeyFile:***"),
             ("name: ' zepl.SECRET'", "name:***"),
+            ("name: age-secret-key-1SECRET", "name:***"),
             (
                 "names: [a, b]\nkeyFile: [SECRET]",
                 "names: [a, b]\nkeyFile:***",
@@ -474,7 +469,7 @@ mod tests {
             ),
             (
                 "workspaces:\n- name: a\n  keyFile: SECRET\n- SECRET\n- name: b\nlisten: a",
-                "workspaces:\n- name: a\n  keyFile:***\n***\n- name: b\nlisten: a",
+                "workspaces:\n- name: a\n  keyFile:***\n***\n- name:***\nlisten: a",
             ),
         ] {
             assert_eq!(masked_settings(text), shown, "{text}");

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::options::LiveArgs;
 use super::{Exit, Output};
 use crate::desired::definitions::{self, Loader, MissingSecrets, Purpose};
-use crate::model::{Live, closest, printable};
+use crate::model::{Code, Live, closest, printable};
 use crate::pull::{File, FileState, Part, Scope, SecretNames, first_unknown, prepare, shareable};
 use crate::reconcile;
 use crate::render;
@@ -66,6 +66,8 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
             reconcile::check_live(source, &mut loaded, listing),
         )
     });
+    // It is what a pull corrects.
+    loaded.diagnostics.retain(|d| d.code != Code::NoFile);
     let loaded = &loaded;
     output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
     let (workspace, state) = match fetched {

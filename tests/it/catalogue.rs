@@ -292,6 +292,16 @@ fn with_require_files_a_provider_without_a_file_is_an_error_that_stops_no_other(
     reconcile(&mut daemon);
     assert_eq!(metric(&mut daemon, without), 0.0);
     world.run(&["plan"]).exits(0);
+    // The advice ends the error, and is not repeated while it is followed.
+    world.write(
+        "workspace.yaml",
+        "slug: acme-production\nrequireFiles: true\n",
+    );
+    world
+        .run(&["pull", "--only", "TOKEET"])
+        .exits(0)
+        .does_not_say("no-file");
+    world.run(&["plan"]).exits(0);
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn check_others(plan: &Plan, problems: &[Diagnostic], report: &Report, sentence:
             diff,
             directory: "definitions",
             next: Some("apply"),
+            restore: false,
         };
         assert_printable_with_colours(&text::plan(plan, layout));
     }

@@ -120,6 +120,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         diff: args.diff,
         directory: &setup.shown,
         next: None,
+        restore: false,
     };
     match args.format {
         Format::Text => output.result(&text::plan(plan, layout)),

@@ -150,6 +150,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         diff: args.diff,
         directory: &setup.shown,
         next: next.as_deref(),
+        restore: false,
     };
     output.diagnostics(
         &desired.loaded.diagnostics,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -43,8 +43,8 @@ pub(super) struct RestoreArgs {
     #[arg(long)]
     list: bool,
     /// Take the newest backup at or before this time, such as 2026-11-29T06:01:23Z; without it, the newest one
-    #[arg(long, conflicts_with = "list", value_name = "TIME")]
-    at: Option<Timestamp>,
+    #[arg(long, conflicts_with = "list", value_parser = backup_time, value_name = "TIME")]
+    at: Option<BackupTime>,
     /// Skip the confirmation prompt
     #[arg(short, long)]
     yes: bool,
@@ -62,6 +62,25 @@ pub(super) struct RestoreArgs {
     backups: BackupArgs,
     #[command(flatten)]
     source: SourceArgs,
+}
+
+/// The latest time of a backup that is taken.
+#[derive(Clone)]
+struct BackupTime {
+    given: String,
+    end: Timestamp,
+}
+
+/// Parses a time. Without a fraction it is the whole second, as other programs print it.
+fn backup_time(text: &str) -> Result<BackupTime, &'static str> {
+    const EXPECTED: &str = "must be a day and a time, such as 2026-11-29T06:01:23Z";
+    let start: Timestamp = text.parse().map_err(|_| EXPECTED)?;
+    let rest = if text.contains(['.', ',']) { 0 } else { 999 };
+    let end = start.checked_add(SignedDuration::from_millis(rest));
+    Ok(BackupTime {
+        given: text.to_owned(),
+        end: end.map_err(|_| EXPECTED)?,
+    })
 }
 
 /// What is read before a restore is planned.
@@ -110,7 +129,9 @@ pub(super) async fn run(args: &RestoreArgs, output: &Output) -> anyhow::Result<E
         .source
         .set_up(MissingSecrets::Unavailable, output)
         .await?;
-    let mut desired = reconcile::load(&setup.source, setup.api.scrubber())?;
+    // The sentence of a failure has its causes.
+    let mut desired = reconcile::load(&setup.source, setup.api.scrubber())
+        .map_err(|failure| anyhow!("{failure}"))?;
     if let Some(refused) = desired.refused.take() {
         return Err(Failure::Refused(refused).into());
     }
@@ -129,17 +150,19 @@ pub(super) async fn run(args: &RestoreArgs, output: &Output) -> anyhow::Result<E
         found = find_live(&setup, &key, &desired, provider) => found?,
         () = stop.cancelled() => return Err(Failure::Stopped.into()),
     };
-    let backup = find_backup(args, directory, &found.workspace)?.read(&identities)?;
+    let chosen = find_backup(args, directory, &found.workspace)?;
+    let backup = chosen.read(&identities)?;
     ensure!(
         backup.workspace.id == found.workspace.id && backup.live.provider == *provider,
         "the backup is of another workspace or provider; nothing was changed"
     );
     let fetched = found.fetched;
-    let (plan, left) = plan_restore(args, &setup, &desired, found, &backup);
+    let (plan, left) = plan_restore(args, &setup, &desired, found, (chosen.time, &backup));
     let layout = Layout {
         diff: false,
         directory: &setup.shown,
         next: None,
+        restore: true,
     };
     output.result(&text::plan(&plan, layout));
     for sentence in &left {
@@ -147,17 +170,19 @@ pub(super) async fn run(args: &RestoreArgs, output: &Output) -> anyhow::Result<E
     }
     if let Some(hold) = plan.hold.as_ref().filter(|_| plan.suspended() > 0) {
         bail!(
-            "{}; nothing was changed; help: in an emergency, give a reason with --override-hold",
+            "{}; nothing was changed; help: in an emergency, restore with --override-hold and a reason",
             describe_hold(hold)
         );
     }
-    let obstacle = has_obstacle(&plan);
+    // What is not restored is a failure, although the rest is.
+    let end = Exit::Failed.when(has_obstacle(&plan) || !left.is_empty());
     if plan.steps().count() == 0 {
-        output.note(&format!(
-            "{provider} is as it was before {:.0}\n",
-            backup.time
-        ));
-        return Ok(Exit::Failed.when(obstacle));
+        let sentence = match left.as_slice() {
+            [] => format!("{provider} is as the backup has it"),
+            _ => format!("the rest of {provider} is as the backup has it"),
+        };
+        output.note(&format!("{sentence}; nothing was changed\n"));
+        return Ok(end);
     }
     let next = Next::of(provider, file, &plan);
     output.note(&next.sentence(&setup, provider));
@@ -201,16 +226,20 @@ pub(super) async fn run(args: &RestoreArgs, output: &Output) -> anyhow::Result<E
         )),
         (None, _) => {}
     }
-    Ok(Exit::Failed.when(obstacle))
+    Ok(end)
+}
+
+fn shown_path(path: &Path) -> String {
+    printable(&path.display().to_string())
 }
 
 fn list(provider: &Provider, directory: &Path, output: &Output) -> anyhow::Result<Exit> {
     let backups = BackupFile::list_all(directory, provider)
-        .with_context(|| format!("cannot read {}", directory.display()))?;
+        .with_context(|| format!("cannot read {}", shown_path(directory)))?;
     if backups.is_empty() {
         output.note(&format!(
             "there is no backup of {provider} in {}\n",
-            directory.display()
+            shown_path(directory)
         ));
     }
     for (workspace, backup) in &backups {
@@ -257,18 +286,19 @@ fn find_backup(
 ) -> anyhow::Result<BackupFile> {
     let provider = &args.provider;
     let backups = BackupFile::list(directory, &workspace.id, provider)
-        .with_context(|| format!("cannot read {}", directory.display()))?;
+        .with_context(|| format!("cannot read {}", shown_path(directory)))?;
     let count = backups.len();
     let mut backups = backups.into_iter();
-    let found = backups.find(|backup| args.at.is_none_or(|at| backup.time <= at));
-    found.ok_or_else(|| match args.at.filter(|_| count > 0) {
-        Some(at) => anyhow!(
-            "{provider} has no backup of {at} or before; help: `calry-gitops restore {provider} --list` prints the times"
+    let at = args.at.as_ref();
+    let found = backups.find(|backup| at.is_none_or(|at| backup.time <= at.end));
+    found.ok_or_else(|| match at.filter(|_| count > 0) {
+        Some(BackupTime { given, .. }) => anyhow!(
+            "{provider} has no backup of {given} or before; help: `calry-gitops restore {provider} --list` prints the times"
         ),
         None => anyhow!(
             "there is no backup of {provider} of the workspace {} in {}",
             printable(&workspace.slug),
-            directory.display()
+            shown_path(directory)
         ),
     })
 }
@@ -279,7 +309,7 @@ fn plan_restore(
     setup: &Setup,
     desired: &Desired,
     found: Found,
-    backup: &Backup,
+    (time, backup): (Timestamp, &Backup),
 ) -> (Plan, Vec<String>) {
     // No message of Calry may show a value that was live once.
     for value in backup.live.partner_key.values() {
@@ -293,7 +323,7 @@ fn plan_restore(
     } = Restorable::new(&backup.live, &found.live);
     let wanted = Arc::new(wanted);
     let input = PlanInput {
-        file: format!("the backup of {:.0}", backup.time),
+        file: format!("the backup of {time:.3}"),
         provider: Some(args.provider.clone()),
         desired: Some(Arc::clone(&wanted)),
     };
@@ -345,6 +375,8 @@ enum Next<'a> {
     OnHold(&'a DefinitionFile, Date),
     /// It undoes the restore.
     Undone(&'a DefinitionFile),
+    /// It may undo the restore once the file is valid.
+    Invalid(&'a DefinitionFile),
 }
 
 impl<'a> Next<'a> {
@@ -353,8 +385,7 @@ impl<'a> Next<'a> {
             return Self::NotManaged;
         };
         let Some(desired) = &file.desired else {
-            // Git wants something once the file is valid.
-            return Self::Undone(file);
+            return Self::Invalid(file);
         };
         let mut steps = plan
             .steps()
@@ -376,6 +407,10 @@ impl<'a> Next<'a> {
             }
             Self::OnHold(file, until) => format!(
                 "{} puts {provider} on hold until {until}, so git does not undo this until then.\n",
+                shown(setup, &file.name)
+            ),
+            Self::Invalid(file) => format!(
+                "{} is invalid, so git does not undo this until the file is corrected.\n",
                 shown(setup, &file.name)
             ),
             Self::Undone(file) => format!(
@@ -435,7 +470,7 @@ fn write_hold(
         .write(directory, false)
         .map_err(|error| anyhow!("{provider} was restored, but {name} {error}"))?;
     output.note(&format!(
-        "{name} now puts {provider} on hold until {}. Commit and push it: until then, a reconciliation undoes the restore.\n",
+        "{name} now puts {provider} on hold until {}. Until you commit and push it, the daemon undoes the restore.\n",
         hold.until
     ));
     Ok(())

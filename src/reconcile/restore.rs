@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::desired::definitions::is_parameter_name;
+use crate::desired::secrets::check_possible;
 use crate::model::{
     DefinitionPart, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Icon, KeySection, Live,
     LiveFields, LiveValue, Template, ellipsize, printable,
@@ -93,9 +95,20 @@ fn partner_key(saved: &Live, live: &Live, left: &mut Vec<String>) -> DesiredPart
             continue;
         };
         let resolved = values.iter().map(|(name, value)| {
+            let shown = || ellipsize(&printable(name), 80);
             let LiveValue::Value(value) = value else {
-                return Err(name.clone());
+                return Err(format!(
+                    "the backup has a mask in the place of {}, because Calry did not show its value",
+                    shown()
+                ));
             };
+            // Whoever has the public key can make a backup: it may not set what a file may not.
+            if !is_parameter_name(section, name) {
+                return Err(format!("{} cannot be a name", shown()));
+            }
+            if let Err(problem) = check_possible(value) {
+                return Err(format!("the value of {} {problem}", shown()));
+            }
             let desired = DesiredValue {
                 template: Template::literal(value.clone()),
                 value: Some(value.clone()),
@@ -104,10 +117,7 @@ fn partner_key(saved: &Live, live: &Live, left: &mut Vec<String>) -> DesiredPart
         });
         match resolved.collect::<Result<BTreeMap<_, _>, String>>() {
             Ok(values) => *desired.section_mut(section) = Some(values),
-            Err(name) => left.push(format!(
-                "partnerKey.{section}: the backup has a mask in the place of {}, because Calry showed no more",
-                ellipsize(&printable(&name), 80)
-            )),
+            Err(why) => left.push(format!("partnerKey.{section}: {why}")),
         }
     }
     desired
@@ -233,6 +243,25 @@ mod tests {
             "{:?}",
             restorable.left
         );
+    }
+
+    #[test]
+    fn a_forged_backup_sets_nothing_that_a_file_may_not() {
+        let now = live(None, &[]);
+        for (name, value, why) in [
+            ("x y", "hunter2", "x y cannot be a name"),
+            ("", "hunter2", " cannot be a name"),
+            ("a", "x\r\nHost: y", "the value of a contains a line break"),
+        ] {
+            let mut saved = live(None, &[]);
+            saved.partner_key.headers = section(&[(name, value)]);
+            let Restorable { desired, left } = Restorable::new(&saved, &now);
+            assert_eq!(desired.partner_key.headers, None);
+            assert!(
+                left.len() == 1 && left[0].contains(why) && !left[0].contains(value),
+                "{left:?}"
+            );
+        }
     }
 
     #[test]

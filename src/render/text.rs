@@ -38,6 +38,8 @@ pub struct Layout<'a> {
     pub directory: &'a str,
     /// The command that applies the plan, if that is the next step.
     pub next: Option<&'a str>,
+    /// Whether it is the plan of a restore: no digest approves it, and it says nothing about the definitions directory.
+    pub restore: bool,
 }
 
 /// The plan: the changes of each provider, why other providers do not change, and a summary.
@@ -145,6 +147,9 @@ fn write_summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
     let counts = plan.summary();
     let in_order = counts.update + counts.invalid + counts.unreadable + counts.missing == 0
         && plan.suspended() == 0;
+    if in_order && layout.restore {
+        return;
+    }
     if in_order {
         let (slug, directory) = (
             printable(&plan.workspace.slug),
@@ -198,6 +203,7 @@ fn write_summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
         let _ = writeln!(out, "{}", wrap(&describe_origins(plan), 0, 0));
     }
     match &plan.digest {
+        Some(_) if layout.restore => {}
         Some(digest) if plan.suspended() > 0 => {
             let _ = writeln!(out, "Digest: {digest}");
             let emergency = "Nothing is written. In an emergency: calry-gitops apply --approve DIGEST --override-hold REASON";

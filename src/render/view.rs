@@ -157,7 +157,7 @@ fn visible_lines(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
 pub(super) fn describe_suspension(plan: &Plan) -> Option<String> {
     let overridden = plan.overridden.as_ref().map(|overridden| {
         format!(
-            "Applied although {}. The reason of the approval: {}",
+            "Approved although {}. The reason of the approval: {}",
             describe_hold(&overridden.hold),
             printable(&overridden.reason)
         )

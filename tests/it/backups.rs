@@ -331,7 +331,22 @@ fn restore_takes_the_backup_of_a_time_and_lists_all_of_them() {
     world
         .run(&["restore", "HOSTAWAY", "--at", times[1], "--yes"])
         .exits(0)
-        .says("HOSTAWAY is as it was before");
+        .says("HOSTAWAY is as the backup has it; nothing was changed");
+    // The sentence has the time as `--at` takes it, and a time without a fraction is the whole second.
+    let listed = world.run(&["restore", "HOSTAWAY", "--list"]).exits(0).out;
+    let newest = listed.split_whitespace().next().unwrap();
+    let second = format!("{}Z", newest.split('.').next().unwrap());
+    for time in [newest, &second] {
+        world
+            .run(&["restore", "HOSTAWAY", "--at", time])
+            .says(&format!("the backup of {newest}"));
+    }
+    for time in ["2026-11-30", "yesterday"] {
+        world
+            .run(&["restore", "HOSTAWAY", "--at", time])
+            .exits(64)
+            .says("such as 2026-11-29T06:01:23Z");
+    }
     world
         .run(&["restore", "NOBODY", "--list"])
         .exits(0)
@@ -359,9 +374,9 @@ fn restore_puts_the_provider_on_hold_so_that_git_does_not_undo_it() {
         args.extend(hold);
         world.run(&args)
     };
-    restore()
-        .exits(0)
-        .says("hostaway.yaml now puts HOSTAWAY on hold until 2099-12-31. Commit and push it");
+    restore().exits(0).says(
+        "hostaway.yaml now puts HOSTAWAY on hold until 2099-12-31. Until you commit and push it",
+    );
     let text = fs::read_to_string(world.definitions().join("hostaway.yaml")).unwrap();
     assert_eq!(
         text,
@@ -396,7 +411,8 @@ fn restore_keeps_the_guard_rails() {
         .run(&restore)
         .exits(1)
         .says("the workspace is on hold")
-        .says("--override-hold");
+        .says("restore with --override-hold")
+        .does_not_say("apply --approve");
     fs::write(
         world.dir.path().join("policies.yaml"),
         "policies:\n  - name: no-key\n    each: change\n    expression: \"!change.path.startsWith('partnerKey')\"\n    \
@@ -429,6 +445,8 @@ fn restore_changes_nothing_without_a_usable_backup() {
         .run(&["restore", "VRBO", "--yes"])
         .exits(1)
         .says("the workspace acme-production has no VRBO");
+    let ran = world.run(&["restore", "VRBO", "-d", "nowhere"]).exits(1);
+    assert_eq!(ran.err.matches("(os error 2)").count(), 1, "{}", ran.err);
     let guesty = files(&world, "GUESTY").remove(0);
     let good = fs::read(&file).unwrap();
     fs::copy(&guesty, &file).unwrap();
@@ -473,9 +491,18 @@ fn restore_names_what_it_leaves_and_who_else_manages_nothing() {
     );
     world
         .run(&["restore", "HOSTAWAY", "--yes"])
-        .exits(0)
+        .exits(1)
         .says("Not restored: icon: there was none, and an update cannot remove one")
         .says("No file manages these parts of HOSTAWAY, so git does not undo this");
+    let first = files(&world, "HOSTAWAY").remove(0);
+    let time = first.file_stem().unwrap().to_str().unwrap();
+    let (day, hour) = time.split_once('T').unwrap();
+    let at = format!("{day}T{}", hour.replace('-', ":"));
+    world
+        .run(&["restore", "HOSTAWAY", "--yes", "--at", &at])
+        .exits(1)
+        .says("the rest of HOSTAWAY is as the backup has it")
+        .does_not_say("matches");
     let live = world.live("HOSTAWAY");
     assert_eq!(live["partnerKey"]["headers"]["x-api-key"], OLD_KEY);
     assert_eq!(live["fieldsToSync"]["listing"]["name"], true);

@@ -196,6 +196,14 @@ impl Ran {
         self
     }
 
+    #[track_caller]
+    pub(crate) fn does_not_say(self, text: &str) -> Self {
+        let flat = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
+        let all = flat(&format!("{} {}", self.out, self.err));
+        assert!(!all.contains(text), "{text:?} is in {all}");
+        self
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
     }

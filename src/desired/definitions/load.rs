@@ -1059,7 +1059,7 @@ impl Loaded {
         let contradicted = named.filter(|(provider, _)| with_file.contains(provider));
         let problems: Vec<_> = contradicted
             .map(|(provider, at)| {
-                let message = format!("{provider} has a file, and is not unmanaged");
+                let message = format!("`unmanaged` lists {provider}, but {provider} has a file");
                 let problem =
                     source.diagnostic(Severity::Error, Code::InvalidValue, Some(*at), message);
                 let help = format!("remove {provider} from `unmanaged`, or remove its file");

@@ -110,9 +110,10 @@ impl MaskBuilder<'_> {
             {
                 self.hide(key, end);
             }
-            (Some("provider" | "icon" | "slug" | "extends"), _)
-                if self.is_short((key, value))
-                    || self.is_bare(key, end) && self.is_short_list(value) => {}
+            (Some("provider" | "icon" | "slug" | "extends" | "requireFiles" | "unmanaged"), _)
+                if !has_key(value)
+                    && (self.is_short((key, value))
+                        || self.is_bare(key, end) && self.is_short_list(value)) => {}
             (Some("fieldsToSync"), Value::Map(groups)) => {
                 for_each_entry(groups, end, |group, end| self.group(group, end))
             }
@@ -293,6 +294,11 @@ impl MaskBuilder<'_> {
     }
 }
 
+fn has_key(value: &Node<'_>) -> bool {
+    let is_key = |node: &Node<'_>| node.text().is_some_and(looks_like_a_key);
+    is_key(value) || matches!(&value.value, Value::List(items) if items.iter().any(is_key))
+}
+
 /// The group whose fields are known.
 const KNOWN_GROUP: &str = "listing";
 
@@ -429,6 +435,11 @@ mod tests {
             ),
             // Blank lines of a hidden part are hidden, too.
             ("\n- a\n  ", "***\n***\n  ***"),
+            (
+                "slug: zepl.SECRET\nunmanaged: [A, zepl.SECRET]\nrequireFiles: 1",
+                "slug:***\nunmanaged:***\nrequireFiles: 1",
+            ),
+            ("unmanaged: [A, B]", "unmanaged: [A, B]"),
             // A key is shown if nothing but signs is before it, with its `:`.
             (
                 "partnerKey: {headers: {a:\n SECRET, b: c},\n  x y: SECRET, queryParams:\n {}}",

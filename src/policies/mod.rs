@@ -21,7 +21,7 @@ use crate::plan::{Plan, PolicyAction, Violation};
 use expression::{BoundedExpression, environment, with_budget};
 use facts::ProviderFacts;
 
-/// The most nodes of expressions that are evaluated for one plan: about two seconds.
+/// The most nodes of expressions and values that are evaluated for one plan: about two seconds of a processor.
 const MAX_NODES: u64 = 20_000_000;
 /// The most violations of a plan that are kept.
 const MAX_VIOLATIONS: usize = 1_000;

@@ -266,6 +266,37 @@ fn a_policy_that_does_not_work_denies_and_says_what_is_wrong() {
 }
 
 #[test]
+fn loops_over_the_providers_of_a_workspace_are_bounded_by_what_they_copy() {
+    let fields: Vec<String> = (0..30).map(|n| format!("field{n}")).collect();
+    let names: Vec<&str> = fields.iter().map(String::as_str).collect();
+    let provider = |n| format!("PROVIDER_{n}");
+    let lives = (0..22).map(|n| live(&provider(n), &names, &[]));
+    let world = World::with(lives.collect(), Config::default());
+    for n in 0..22 {
+        let text = format!(
+            "provider: {}\nfieldsToSync: {{listing: [{}]}}\n",
+            provider(n),
+            names.join(", ")
+        );
+        world.write(&format!("provider_{n}.yaml"), &text);
+    }
+    let nested = |depth| {
+        let open: String = (0..depth)
+            .map(|n| format!("plan.providers.all(p{n}, "))
+            .collect();
+        let expression = format!("{open}true{}", ")".repeat(depth));
+        format!(
+            "policies:\n  - name: one\n    each: plan\n    expression: {expression}\n    message: no\n"
+        )
+    };
+    plan(&world, &policies(&world, &nested(2)), &[]).exits(0);
+    plan(&world, &policies(&world, &nested(4)), &[])
+        .exits(1)
+        .says("take too long to evaluate for this plan")
+        .says("nest fewer loops");
+}
+
+#[test]
 fn a_warning_is_shown_and_stops_nothing() {
     let world = world();
     world.write("hostaway.yaml", &hostaway("[name]", ""));

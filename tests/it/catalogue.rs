@@ -316,7 +316,18 @@ fn what_is_unmanaged_and_has_a_file_is_a_contradiction() {
         ("unmanaged: GUESTY", "`unmanaged` must be a list"),
         ("unmanaged: [guesty]", "error[invalid-value]"),
         ("unmanaged: [TOKEET, BOOM, TOKEET]", "error[duplicate-key]"),
-        ("requireFiles: 'yes'", "`requireFiles` must be a boolean"),
+        (
+            "requireFiles: 'yes'",
+            "`requireFiles` must be `true` or `false`, not a string",
+        ),
+        (
+            "requireFiles: 1",
+            "`requireFiles` must be `true` or `false`, not a number\n",
+        ),
+        (
+            "requireFiles: True",
+            "`requireFiles` must be `true` or `false`, not a boolean in another spelling",
+        ),
     ] {
         of_guesty(&format!("{bad}\n"))
             .run(&["validate"])

@@ -238,26 +238,26 @@ icon: https://x/
 ";
     insta::assert_snapshot!(problems(&loaded(text).diagnostics), @r#"
     1:1:4 missing-key the definition has no `provider`
-    1:7:1 wrong-type `icon` must be a string, not a number or a boolean
+    1:7:1 wrong-type `icon` must be a string, not a number
     4:16:1 plain-credential `x-api-key` looks like a credential in plain text
     5:5:9 duplicate-key duplicate `X-Api-Key` (in another case)
     6:5:1 invalid-value a header name is a token of RFC 9110: letters, digits and !#$%&'*+-.^_`|~
-    7:14:1 wrong-type the value of `retries` must be a string, not a number or a boolean
+    7:14:1 wrong-type the value of `retries` must be a string, not a number
     8:12:1 invalid-value `${` begins a reference, and the only reference is `${secret:NAME}`; a literal `${` is written `$${`
     9:3:7 unknown-key `cookies` is not a key of `partnerKey`
     10:1:11 unknown-key `fieldToSync` is not a key of a definition
     12:29:4 duplicate-key duplicate `name`
-    12:35:2 wrong-type a field must be a string, not a number or a boolean
+    12:35:2 wrong-type a field must be a string, not a number
     13:14:3 wrong-type `a` must be `true` or `false`, not a string
-    13:22:4 wrong-type `b` must be `true` or `false`, not a number or a boolean
+    13:22:4 wrong-type `b` must be `true` or `false`, not a boolean in another spelling
     13:31:4 wrong-type `c` must be `true` or `false`, and has no value
     14:3:8 invalid-value the name of a group must have 1 to 100 characters, without spaces
     15:15:10 invalid-value `until` must be a date
-    15:35:1 wrong-type `reason` must be a string, not a number or a boolean
+    15:35:1 wrong-type `reason` must be a string, not a number
     16:1:4 duplicate-key duplicate `icon`
     17:1:1 syntax merge keys are not supported
     18:3:1 wrong-type a key must be a string, not a list
-    20:1:1 wrong-type a key must be a string, not a number or a boolean
+    20:1:1 wrong-type a key must be a string, not a number
     "#);
 }
 

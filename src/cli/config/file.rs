@@ -328,7 +328,7 @@ impl SectionReader<'_> {
                 ValueKind::Text | ValueKind::List | ValueKind::Duration | ValueKind::MaxChanges,
                 Value::Text(text),
             ) => vec![text.clone().into_owned()],
-            (ValueKind::Number | ValueKind::MaxChanges, Value::Other)
+            (ValueKind::Number | ValueKind::MaxChanges, Value::Number)
                 if self
                     .written(entry.value)
                     .bytes()
@@ -394,7 +394,7 @@ impl SectionReader<'_> {
             Value::Null => Some(Json::Null),
             Value::Bool(set) => Some(Json::Bool(*set)),
             Value::Text(text) => Some(Json::String(text.clone().into_owned())),
-            Value::Other => {
+            Value::SpelledBool | Value::Number => {
                 let number = serde_json::from_str(self.written(node)).ok();
                 if number.is_none() {
                     self.reader.wrong_type(

@@ -714,7 +714,7 @@ impl Reader<'_> {
         match &field.value.value {
             Value::Bool(on) => Some(*on),
             value => {
-                let spelt = matches!(value, Value::Other | Value::Text(_));
+                let spelt = matches!(value, Value::SpelledBool | Value::Number | Value::Text(_));
                 let help =
                     spelt.then_some("write `true` or `false`, in lower case and without quotes");
                 self.wrong_type(

@@ -255,7 +255,7 @@ impl MaskBuilder<'_> {
             && match &value.value {
                 Value::Null | Value::Bool(_) => true,
                 Value::Text(words) => is_known(words),
-                Value::Other => is_known(self.text_of(value)),
+                Value::SpelledBool | Value::Number => is_known(self.text_of(value)),
                 Value::List(_) | Value::Map(_) | Value::Refused => false,
             }
     }

@@ -46,7 +46,8 @@ fn kind_of(value: &Value<'_>) -> &'static str {
     match value {
         Value::Null | Value::Refused => "nothing",
         Value::Bool(_) => "a boolean",
-        Value::Other => "a number or a boolean",
+        Value::SpelledBool => "a boolean in another spelling",
+        Value::Number => "a number",
         Value::Text(_) => "a string",
         Value::List(_) => "a list",
         Value::Map(_) => "a map",
@@ -202,8 +203,11 @@ impl<'s> Reader<'s> {
     ) -> Option<&'n str> {
         let text = entry.value.text();
         if text.is_none() {
-            let quote = matches!(entry.value.value, Value::Bool(_) | Value::Other)
-                .then_some("put it in quotes");
+            let quote = matches!(
+                entry.value.value,
+                Value::Bool(_) | Value::SpelledBool | Value::Number
+            )
+            .then_some("put it in quotes");
             let help = match what {
                 // A number or boolean is wrong in quotes as well.
                 "`icon`" => Some(

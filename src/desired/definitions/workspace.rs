@@ -248,7 +248,7 @@ impl Reader<'_> {
             _ => {
                 let help = "write `true` or `false`, or remove it";
                 let what = "`requireFiles`";
-                self.wrong_type(what, entry.at, entry.value, "a boolean", Some(help));
+                self.wrong_type(what, entry.at, entry.value, "`true` or `false`", Some(help));
                 None
             }
         }

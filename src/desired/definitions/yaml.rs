@@ -74,9 +74,10 @@ pub(crate) struct Node<'a> {
 pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
-    /// A number, or a boolean in another spelling than `true` and `false`: other YAML parsers would not read it as a
-    /// string.
-    Other,
+    /// A number: other YAML parsers would not read it as a string.
+    Number,
+    /// A boolean in another spelling than `true` and `false`.
+    SpelledBool,
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
     Map(Vec<(Node<'a>, Node<'a>)>),
@@ -96,7 +97,7 @@ impl Node<'_> {
     pub(crate) const fn is_scalar(&self) -> bool {
         matches!(
             self.value,
-            Value::Null | Value::Bool(_) | Value::Other | Value::Text(_)
+            Value::Null | Value::Bool(_) | Value::SpelledBool | Value::Number | Value::Text(_)
         )
     }
 }
@@ -405,8 +406,8 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle) -> Value<'_> {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "true" => Value::Bool(true),
         "false" => Value::Bool(false),
-        "True" | "TRUE" | "False" | "FALSE" => Value::Other,
-        word if is_number(word) => Value::Other,
+        "True" | "TRUE" | "False" | "FALSE" => Value::SpelledBool,
+        word if is_number(word) => Value::Number,
         _ => Value::Text(text),
     }
 }
@@ -566,7 +567,7 @@ mod tests {
             (r#""e""#, "e"),
             ("Null", ""),
             (r#""f""#, "f"),
-            ("Other", "1"),
+            ("Number", "1"),
             (r#""g""#, "g"),
             (r#""h\n""#, "h\n"),
         ];
@@ -597,10 +598,12 @@ mod tests {
             assert!(matches!(first(text), Value::Text(_)), "{text}");
         }
         for text in [
-            "1", "-1", "+1.5", ".5", "1.", "1e3", "0o17", "0xfF", ".inf", "-.INF", ".NaN", "True",
-            "FALSE", "007",
+            "1", "-1", "+1.5", ".5", "1.", "1e3", "0o17", "0xfF", ".inf", "-.INF", ".NaN", "007",
         ] {
-            assert!(matches!(first(text), Value::Other), "{text}");
+            assert!(matches!(first(text), Value::Number), "{text}");
+        }
+        for text in ["True", "TRUE", "False", "FALSE"] {
+            assert!(matches!(first(text), Value::SpelledBool), "{text}");
         }
         for text in ["~", "null", "NULL"] {
             assert!(matches!(first(text), Value::Null), "{text}");

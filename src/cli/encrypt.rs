@@ -8,18 +8,19 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::{Args, ValueHint};
 
 use super::options::{definitions_directory, key_file};
 use super::{Exit, Output, read_yes};
-use crate::desired::definitions::{self, FileWrite, Loaded, Pin, WriteEffect};
+use crate::desired::definitions::{self, FileWrite, Loaded, Pin, WriteEffect, WriteError};
 use crate::desired::encrypted::{
     DIRECTORY, ENDING, EncryptedSecret, Identities, MAX_RECIPIENTS, RECORD_FILE, Recipient,
     RecipientRecord,
 };
 use crate::desired::secrets::{MAX_SECRET, SecretSources, check_possible};
 use crate::model::{Secret, SecretName, read_at_most, trim_value};
+use crate::pull::first_of;
 use crate::report::words::counted;
 
 #[derive(Args)]
@@ -84,12 +85,13 @@ fn encrypt_one(
     let secret = EncryptedSecret::encrypt(&value, recipients)?;
     record.note(name, &secret, recipients);
     let directory = secrets_directory(loaded)?;
-    let effect = write(&directory, name, &secret)?;
-    write_record(&directory, &record)?;
-    let verb = match effect {
-        WriteEffect::Created => "created",
-        WriteEffect::Changed | WriteEffect::Same => "replaced",
-    };
+    let files = [secret_file(name, &secret), record_file(&record)];
+    let created = examine(&directory, &files, Some(name))?.first() == Some(&WriteEffect::Created);
+    let mut written = Vec::new();
+    for file in &files {
+        write(&directory, file, &mut written)?;
+    }
+    let verb = if created { "created" } else { "replaced" };
     let recipients = counted(recipients.len(), "recipient", "recipients");
     output.result(&format!(
         "{DIRECTORY}/{name}{ENDING} {verb}, encrypted to {recipients}.\nRefer to it as ${{secret:{name}}}, and commit \
@@ -174,19 +176,30 @@ fn encrypt_again(
     }
     // All are decrypted before the first is written.
     let identities =
-        Identities::read(identity_file).map_err(|error| anyhow::anyhow!("the secrets {error}"))?;
+        Identities::read(identity_file).map_err(|error| anyhow!("the secrets {error}"))?;
     let decrypted = outdated.iter().map(|(name, secret)| {
         let value = SecretSources::decrypt(name, secret, Ok(&identities))?;
         Ok((*name, value))
     });
     let decrypted: Vec<(&SecretName, Secret)> = decrypted.collect::<anyhow::Result<_>>()?;
-    let directory = secrets_directory(loaded)?;
-    for (name, value) in decrypted {
+    let encrypted = decrypted.into_iter().map(|(name, value)| {
         let secret = EncryptedSecret::encrypt(&value, recipients)?;
-        write(&directory, name, &secret)?;
+        Ok((name, secret))
+    });
+    let encrypted: Vec<(&SecretName, EncryptedSecret)> =
+        encrypted.collect::<anyhow::Result<_>>()?;
+    let directory = secrets_directory(loaded)?;
+    let files = encrypted
+        .iter()
+        .map(|(name, secret)| secret_file(name, secret))
+        .chain([record_file(&record)]);
+    examine(&directory, &files.collect::<Vec<_>>(), None)?;
+    let mut written = Vec::new();
+    for (name, secret) in encrypted {
+        write(&directory, &secret_file(name, &secret), &mut written)?;
         record.note(name, &secret, recipients);
         // Each file is noted at once: the rest may fail.
-        write_record(&directory, &record)?;
+        write(&directory, &record_file(&record), &mut written)?;
     }
     let count = counted(recipients.len(), "recipient", "recipients");
     output.result(&format!(
@@ -224,26 +237,77 @@ fn secrets_directory(loaded: &Loaded) -> anyhow::Result<PathBuf> {
         })
 }
 
-fn write(
-    directory: &Path,
-    name: &SecretName,
-    secret: &EncryptedSecret,
-) -> anyhow::Result<WriteEffect> {
+fn secret_file(name: &SecretName, secret: &EncryptedSecret) -> FileWrite {
     let text = String::from_utf8_lossy(secret.bytes()).into_owned();
-    write_file(
-        directory,
-        FileWrite::unconditional(&format!("{name}{ENDING}"), text),
-    )
+    FileWrite::unconditional(&format!("{name}{ENDING}"), text)
 }
 
-fn write_record(directory: &Path, record: &RecipientRecord) -> anyhow::Result<WriteEffect> {
-    write_file(
-        directory,
-        FileWrite::unconditional(RECORD_FILE, record.text()),
-    )
+fn record_file(record: &RecipientRecord) -> FileWrite {
+    FileWrite::unconditional(RECORD_FILE, record.text())
 }
 
-fn write_file(directory: &Path, file: FileWrite) -> anyhow::Result<WriteEffect> {
-    let written = file.write(directory, false);
-    written.map_err(|error| anyhow::anyhow!("{DIRECTORY}/{} {error}", file.name()))
+/// Finds out whether each file can be written, before the first one is. `new` is the secret that gets a new value.
+fn examine(
+    directory: &Path,
+    files: &[FileWrite],
+    new: Option<&SecretName>,
+) -> anyhow::Result<Vec<WriteEffect>> {
+    let examine = |file: &FileWrite| {
+        file.write(directory, true).map_err(|error| {
+            let name = file.name();
+            let replaced = new.is_some_and(|new| format!("{new}{ENDING}") == name);
+            let why = match error {
+                // The text of these files is nothing to edit in another one.
+                WriteError::Link if replaced => "is a symbolic link; nothing was written; help: remove the link, then run the \
+                     command again"
+                    .to_owned(),
+                WriteError::Link => "is a symbolic link; nothing was written; help: replace it with a copy of its target, or \
+                     remove it if that does not exist, then run the command again"
+                    .to_owned(),
+                error => format!("{error}; nothing was written"),
+            };
+            anyhow!("{DIRECTORY}/{name} {why}")
+        })
+    };
+    files.iter().map(examine).collect()
+}
+
+/// Writes a file. An error names the files that are `written` already.
+fn write(directory: &Path, file: &FileWrite, written: &mut Vec<String>) -> anyhow::Result<()> {
+    let name = format!("{DIRECTORY}/{}", file.name());
+    file.write(directory, false).map_err(|error| {
+        let written = match written.as_slice() {
+            [] => "nothing was written".to_owned(),
+            names => format!("written before: {}", first_of(names)),
+        };
+        anyhow!("{name} {error}; {written}")
+    })?;
+    if !written.contains(&name) {
+        written.push(name);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_fails_after_others_names_them() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("b.age")).unwrap();
+        let file = |name| FileWrite::unconditional(name, String::new());
+        let mut written = Vec::new();
+        let error = write(directory.path(), &file("b.age"), &mut written).unwrap_err();
+        assert!(
+            error.to_string().ends_with("; nothing was written"),
+            "{error}"
+        );
+        for _ in 0..2 {
+            write(directory.path(), &file("a.age"), &mut written).unwrap();
+        }
+        let error = write(directory.path(), &file("b.age"), &mut written).unwrap_err();
+        let end = "secrets/b.age is not a regular file; written before: secrets/a.age";
+        assert_eq!(error.to_string(), end);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -188,7 +189,12 @@ fn other_recipients_are_noticed_and_everything_is_encrypted_again_to_exactly_the
     let ran = ran
         .says("warning[recipients]")
         .says("is not encrypted to age1");
-    assert_eq!(ran.err.matches("and still to").count(), 2, "{}", ran.err);
+    assert_eq!(
+        ran.err.matches("and still to").count(),
+        2,
+        "{}",
+        ran.err
+    );
     // A person must see who can decrypt the secrets afterwards.
     let again = ["encrypt", "--again"];
     world
@@ -236,6 +242,35 @@ fn a_value_that_no_secret_can_have_is_not_encrypted() {
         .run(&["validate"])
         .exits(3)
         .says("is not a public key of age");
+}
+
+#[test]
+fn nothing_is_encrypted_if_one_file_of_it_is_a_link() {
+    let world = world();
+    let [own, other] = ["own", "other"].map(|name| identity(&world, name));
+    recipients(&world, &[&own]);
+    encrypt(&world, "hostaway-key", VALUE).exits(0);
+    let before = fs::read(file(&world, "hostaway-key.age")).unwrap();
+    let record = world.dir.path().join("record");
+    fs::rename(file(&world, "recipients.txt"), &record).unwrap();
+    symlink(&record, file(&world, "recipients.txt")).unwrap();
+    let unchanged = |ran: Ran| {
+        let ran = ran
+            .exits(1)
+            .says("secrets/recipients.txt is a symbolic link");
+        ran.says("nothing was written").says("a copy of its target");
+        let after = fs::read(file(&world, "hostaway-key.age")).unwrap();
+        assert!(after == before);
+    };
+    unchanged(encrypt(&world, "hostaway-key", "new"));
+    recipients(&world, &[&own, &other]);
+    unchanged(world.run(&own.args(&["encrypt", "--again", "--yes"])));
+    // What the help says works.
+    fs::remove_file(file(&world, "recipients.txt")).unwrap();
+    fs::copy(&record, file(&world, "recipients.txt")).unwrap();
+    encrypt(&world, "hostaway-key", "new")
+        .exits(0)
+        .says("replaced");
 }
 
 #[test]

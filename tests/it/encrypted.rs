@@ -274,6 +274,27 @@ fn nothing_is_encrypted_if_one_file_of_it_is_a_link() {
 }
 
 #[test]
+fn a_link_in_place_of_a_secret_is_removed_before_it_is_encrypted_again() {
+    let world = world();
+    let own = identity(&world, "own");
+    recipients(&world, &[&own]);
+    fs::create_dir(file(&world, "")).unwrap();
+    symlink("/nowhere", file(&world, "hostaway-key.age")).unwrap();
+    world
+        .run(&["validate"])
+        .exits(3)
+        .says("remove it, then write it again: `calry-gitops encrypt hostaway-key`");
+    let ran = encrypt(&world, "hostaway-key", VALUE).exits(1);
+    let ran = ran.says("help: remove the link, then run the command again");
+    assert!(!ran.err.contains("edit its target"), "{}", ran.err);
+    assert!(!file(&world, "recipients.txt").exists());
+    fs::remove_file(file(&world, "hostaway-key.age")).unwrap();
+    encrypt(&world, "hostaway-key", VALUE)
+        .exits(0)
+        .says("created");
+}
+
+#[test]
 fn a_damaged_file_is_an_error_of_its_own_and_of_who_refers_to_it() {
     let world = world();
     let own = identity(&world, "own");

@@ -354,6 +354,11 @@ fn read_encrypted(
     content: Result<Vec<u8>, FileError>,
 ) -> (FileContent, Vec<Diagnostic>) {
     let source = Source::new(name, String::new());
+    // `encrypt` overwrites regular files only.
+    let in_the_way = matches!(
+        content,
+        Err(FileError::Dangling | FileError::Outside | FileError::NotAFile)
+    );
     let content = content.map_err(|error| error.to_string());
     if file == RECORD_FILE {
         let text = content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -383,7 +388,12 @@ fn read_encrypted(
         Ok(encrypted) => (FileContent::Encrypted(secret, Some(encrypted)), Vec::new()),
         Err(problem) => {
             let message = format!("the file {problem}");
-            let help = format!("write it again: `calry-gitops encrypt {secret}`");
+            let how = if in_the_way {
+                "remove it, then write it again"
+            } else {
+                "write it again"
+            };
+            let help = format!("{how}: `calry-gitops encrypt {secret}`");
             let mut problem = source.diagnostic(Severity::Error, Code::Unreadable, None, message);
             problem.help = Some(help);
             (FileContent::Encrypted(secret, None), vec![problem])

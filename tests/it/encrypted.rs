@@ -295,6 +295,16 @@ fn a_link_in_place_of_a_secret_is_removed_before_it_is_encrypted_again() {
 }
 
 #[test]
+fn without_a_workspace_file_encrypt_names_the_workspaces_of_a_shared_directory() {
+    let world = world();
+    encrypt(&world, "hostaway-key", VALUE)
+        .exits(1)
+        .says("has no workspace.yaml")
+        .says("in each workspace that extends it");
+    assert!(!file(&world, "").exists());
+}
+
+#[test]
 fn a_damaged_file_is_an_error_of_its_own_and_of_who_refers_to_it() {
     let world = world();
     let own = identity(&world, "own");

@@ -80,8 +80,24 @@ fn an_address_with_a_password_is_refused_without_showing_it() {
     }
 }
 
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &str) -> Vec<String> {
+    let mut code = false;
+    let heading = |line: &str| {
+        code ^= line.trim_start().starts_with("```");
+        let title = line.trim_start_matches('#').strip_prefix(' ')?;
+        if code || !line.starts_with('#') {
+            return None;
+        }
+        let title = title.trim().to_lowercase().replace(' ', "-");
+        let kept = |c: &char| c.is_alphanumeric() || matches!(c, '-' | '_');
+        Some(title.chars().filter(kept).collect())
+    };
+    page.lines().filter_map(heading).collect()
+}
+
 #[test]
-fn every_link_of_the_documentation_leads_to_a_file() {
+fn every_link_of_the_documentation_leads_to_a_file_and_a_heading() {
     // Relative links only: no network.
     let docs = std::fs::read_dir(repository().join("docs")).unwrap();
     let mut pages: Vec<_> = docs.map(|entry| entry.unwrap().path()).collect();
@@ -105,13 +121,21 @@ fn every_link_of_the_documentation_leads_to_a_file() {
             .skip(1)
             .filter_map(|rest| rest.split(')').next())
         {
-            let path = target.split('#').next().unwrap();
-            if path.is_empty() || path.contains("://") {
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            if path.contains("://") {
                 continue;
             }
             links += 1;
-            let file = page.parent().unwrap().join(path);
+            let file = match path {
+                "" => page.clone(),
+                path => page.parent().unwrap().join(path),
+            };
             assert!(file.exists(), "{}: {target}", page.display());
+            if !anchor.is_empty() && file.extension().is_some_and(|e| e == "md") {
+                let anchors = anchors(&std::fs::read_to_string(&file).unwrap());
+                let found = anchors.iter().any(|known| known == anchor);
+                assert!(found, "{}: {target}", page.display());
+            }
         }
     }
     assert!(links > 30, "{links}");

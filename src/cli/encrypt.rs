@@ -215,8 +215,8 @@ fn encrypt_again(
     }
     let count = counted(recipients.len(), "recipient", "recipients");
     output.result(&format!(
-        "{secrets} encrypted to {count}. Who was a recipient before still has the old files in git's history: replace the values \
-         as well if that matters.\n"
+        "{secrets} encrypted to {count}. Former recipients can still decrypt the old files in the git history: replace the values as \
+         well if that matters.\n"
     ));
     Ok(Exit::Done)
 }

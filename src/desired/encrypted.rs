@@ -352,9 +352,9 @@ impl EncryptedSecrets {
                 (false, true) => Some(format!("is not encrypted to {}", named(lacks))),
                 (true, false) => Some(format!("is still encrypted to {}", named(has))),
                 (false, false) => Some(format!(
-                    "is not encrypted to {}, and still to {}",
-                    named(lacks),
-                    named(has)
+                    "is still encrypted to {}, and not yet to {}",
+                    named(has),
+                    named(lacks)
                 )),
             };
         }
@@ -495,7 +495,7 @@ mod tests {
         );
         let other = BTreeSet::from([b]);
         let sentence = problem(&secrets, &other).unwrap();
-        assert!(sentence.contains(", and still to age1"), "{sentence}");
+        assert!(sentence.contains(", and not yet to age1"), "{sentence}");
         // Without a note, the number is what a file shows.
         secrets.files.insert(name("key"), Some(second));
         assert_eq!(problem(&secrets, &other), None);

@@ -478,7 +478,7 @@ impl Error {
             }
             (401, _) => match response.has_expired() {
                 Some(has_expired) => format!(
-                    "the API key from {key_source} {has_expired} ({answer}): create a new one with the same permission in the Calry console and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)"
+                    "the API key from {key_source} {has_expired} ({answer}): create a new one with the same permission in the Calry console and save it there (keys are valid for 180 days by default, the initial setup key for 24 hours)"
                 ),
                 None => format!(
                     "Calry does not know the API key from {key_source} ({answer}): check that it is complete and not revoked"
@@ -578,7 +578,7 @@ mod tests {
             @r#"
         no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY
         cannot read the workspace: Calry does not know the API key from the file /run/key (401, "No."): check that it is complete and not revoked
-        cannot read the workspace: the API key from the file /run/key has expired (401, "No."): create a new one with the same permission in the Calry console and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)
+        cannot read the workspace: the API key from the file /run/key has expired (401, "No."): create a new one with the same permission in the Calry console and save it there (keys are valid for 180 days by default, the initial setup key for 24 hours)
         cannot update HOSTAWAY: the API key from the file /run/key has no WRITE permission (403, "No."): use a key with WRITE permission
         "#
         );

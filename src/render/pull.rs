@@ -105,7 +105,7 @@ fn write_shareable(out: &mut String, shareable: &[Shareable]) {
         let _ = writeln!(out, "  and {} more", shareable.len() - MAX_FILES);
     }
     let how = "A part that every workspace has can move to the shared directory. Write it there first, and then remove it here \
-               and there, with the file if it has nothing else: so it is managed at any time.";
+               and there, with the file if it has nothing else: so the part stays managed throughout.";
     let _ = writeln!(out, "  {}\n", wrap(how, 2, 2));
 }
 

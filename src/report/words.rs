@@ -19,8 +19,7 @@ pub fn key_warning(source: &str, expiry: KeyExpiry, today: Date) -> String {
     format!("the API key{from} {}{help}", expiry.describe(today))
 }
 
-const KEY_HELP: &str =
-    "; help: create a new one in the Calry console and put it there, with its last day";
+const KEY_HELP: &str = "; help: create a new one in the Calry console and save it there, and update the date on which it expires";
 
 /// The first `max` items, and how many more there are.
 #[must_use]

@@ -188,9 +188,9 @@ fn other_recipients_are_noticed_and_everything_is_encrypted_again_to_exactly_the
     let ran = world.run(&["validate"]).exits(0);
     let ran = ran
         .says("warning[recipients]")
-        .says("is not encrypted to age1");
+        .says("is still encrypted to age1");
     assert_eq!(
-        ran.err.matches("and still to").count(),
+        ran.err.matches("and not yet to age1").count(),
         2,
         "{}",
         ran.err

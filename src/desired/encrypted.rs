@@ -508,7 +508,7 @@ mod tests {
     #[test]
     fn a_file_of_identities_is_what_age_keygen_writes_and_nothing_else() {
         use age::secrecy::ExposeSecret as _;
-        let (key, _) = identity();
+        let (key, recipient) = identity();
         let text = key.to_string().expose_secret().to_owned();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys.txt");
@@ -517,7 +517,7 @@ mod tests {
             Identities::read(&path)
         };
         let written = format!("# created: 2026-11-29\n# public key: age1\n{text}\n");
-        assert_eq!(read(&written).unwrap().keys.len(), 1);
+        assert_eq!(read(&written).unwrap().recipients(), [recipient]);
         let many = format!("{text}\n").repeat(MAX_IDENTITIES + 1);
         for bad in ["", "# nothing\n", "hunter2\n", &many] {
             let error = read(bad).unwrap_err().to_string();

@@ -176,8 +176,8 @@ fn write(directory: &Path, time: Timestamp, bytes: &[u8]) -> io::Result<PathBuf>
     Err(io::Error::other("other processes write backups there"))
 }
 
-/// Removes backups that are too old or too many, and what killed processes have left. If that fails, the next backup tries
-/// again.
+/// Removes backups that are too old or too many, and what killed processes have left; never the newest one, which is what was
+/// written, or later. If that fails, the next backup tries again.
 fn remove_old(directory: &Path, written: &Path, now: Timestamp) {
     for (at, backup) in list_directory(directory)
         .unwrap_or_default()
@@ -185,7 +185,7 @@ fn remove_old(directory: &Path, written: &Path, now: Timestamp) {
         .enumerate()
     {
         let is_old = now.duration_since(backup.time) > MAX_AGE;
-        if at > 0 && backup.path != written && (at >= MAX_BACKUPS || is_old) {
+        if backup.path != written && (at >= MAX_BACKUPS || is_old) {
             let _ = fs::remove_file(&backup.path);
         }
     }
@@ -415,18 +415,23 @@ mod tests {
         let all = files(directory.path());
         assert_eq!(all.len(), MAX_BACKUPS);
         assert_eq!(all[0], "2026-01-01T00-53-00.000Z.age");
-        // Ninety days later, only the new one is left; a clock that is behind removes neither it nor the newest.
+        // The last one is kept for exactly ninety days, and then only the new one; a clock that is behind removes neither it
+        // nor the newest.
         store
-            .save(&backup("2026-04-02T00:00:00Z", "https://e.com/new"))
+            .save(&backup("2026-04-01T00:53:00Z", "https://e.com/later"))
             .unwrap();
-        assert_eq!(files(directory.path()), ["2026-04-02T00-00-00.000Z.age"]);
+        assert_eq!(files(directory.path()).len(), 2);
+        store
+            .save(&backup("2026-07-01T00:00:00Z", "https://e.com/new"))
+            .unwrap();
+        assert_eq!(files(directory.path()), ["2026-07-01T00-00-00.000Z.age"]);
         store
             .save(&backup("2020-01-01T00:00:00Z", "https://e.com/behind"))
             .unwrap();
         assert_eq!(
             files(directory.path()),
             [
-                "2026-04-02T00-00-00.000Z.age",
+                "2026-07-01T00-00-00.000Z.age",
                 "2020-01-01T00-00-00.000Z.age"
             ]
         );

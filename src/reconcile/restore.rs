@@ -246,6 +246,16 @@ mod tests {
     }
 
     #[test]
+    fn an_icon_that_cannot_be_sent_is_left_unless_it_is_the_same() {
+        let saved = live(Some("ftp://e.com/a"), &[]);
+        for (now, left) in [(saved.icon.as_deref(), 0), (Some("https://e.com/b"), 1)] {
+            let restorable = Restorable::new(&saved, &live(now, &[]));
+            assert_eq!(restorable.desired.icon, None);
+            assert_eq!(restorable.left.len(), left, "{:?}", restorable.left);
+        }
+    }
+
+    #[test]
     fn a_forged_backup_sets_nothing_that_a_file_may_not() {
         let now = live(None, &[]);
         for (name, value, why) in [

@@ -496,6 +496,28 @@ mod tests {
         assert!(matches!(missing, Err(FileError::Gone)));
     }
 
+    #[test]
+    fn secrets_are_listed_up_to_their_number_and_other_files_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join(encrypted::DIRECTORY);
+        fs::create_dir(&below).unwrap();
+        for name in ["notes.txt", ".hidden.age"] {
+            File::create(below.join(name)).unwrap();
+        }
+        for n in 0..MAX_ENCRYPTED_FILES {
+            File::create(below.join(format!("{n}.age"))).unwrap();
+        }
+        let listed = || list_encrypted(dir.path(), dir.path()).map(|files| files.len());
+        assert_eq!(listed().unwrap(), MAX_ENCRYPTED_FILES);
+        File::create(below.join(encrypted::RECORD_FILE)).unwrap();
+        assert!(matches!(listed(), Err(DirectoryError::TooManyEncrypted(_))));
+        let name = |path: &'static str| encrypted_file(OsStr::new(path));
+        assert_eq!(name("secrets/a.age"), Some("a.age"));
+        for other in ["secrets/a.txt", "secrets/a/b.age", "a.age", "secretsa.age"] {
+            assert_eq!(name(other), None, "{other}");
+        }
+    }
+
     fn flip(dir: &Path, to: &str) {
         symlink(to, dir.join("..tmp")).unwrap();
         fs::rename(dir.join("..tmp"), dir.join("..data")).unwrap();

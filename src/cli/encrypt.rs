@@ -67,23 +67,19 @@ fn recipients(loaded: &Loaded) -> anyhow::Result<&BTreeSet<Recipient>> {
         loaded.pin != Pin::Invalid,
         "workspace.yaml is invalid; help: `calry-gitops validate` shows the line"
     );
-    let recipients = loaded.recipients().filter(|all| !all.is_empty());
-    let has_file = |name: &str| loaded.directory.join(name).exists();
-    if recipients.is_none()
-        && !["workspace.yaml", "workspace.yml"]
-            .into_iter()
-            .any(has_file)
-    {
+    let Some(recipients) = loaded.recipients() else {
         bail!(
             "{} has no workspace.yaml that names recipients; help: add one with `secretRecipients`. If this is a shared directory, \
              encrypt the secret in each workspace that extends it: `calry-gitops encrypt NAME -d WORKSPACE`",
             loaded.directory.display()
         );
-    }
-    recipients.context(
+    };
+    ensure!(
+        !recipients.is_empty(),
         "workspace.yaml names no recipients; help: make an identity with `age-keygen -o identity.txt`, and add the public key that \
-         it prints: `secretRecipients: [age1…]`",
-    )
+         it prints: `secretRecipients: [age1…]`"
+    );
+    Ok(recipients)
 }
 
 fn encrypt_one(

@@ -59,6 +59,15 @@ pub(super) fn suggest_option(error: &mut clap::Error) {
     );
 }
 
+/// The key that a word of the command line is, or that it gives to an option.
+fn key_in(word: &str) -> Option<&str> {
+    let value = word.split_once('=').map(|(_, value)| value);
+    [Some(word), value]
+        .into_iter()
+        .flatten()
+        .find(|text| looks_like_a_key(text))
+}
+
 /// Makes the words of the command line in an error safe to show. A key is not repeated: output is logged in more places than
 /// arguments, variables and configuration files are.
 pub(super) fn mask_words(error: &mut clap::Error) {
@@ -70,10 +79,9 @@ pub(super) fn mask_words(error: &mut clap::Error) {
         let Some(ContextValue::String(word)) = error.get(kind) else {
             continue;
         };
-        let word = match word.split_once('=') {
-            _ if looks_like_a_key(word) => "***".to_owned(),
-            Some((option, value)) if looks_like_a_key(value) => format!("{option}=***"),
-            _ => printable(word),
+        let word = match key_in(word) {
+            Some(key) => word.replace(key, "***"),
+            None => printable(word),
         };
         error.insert(kind, ContextValue::String(word));
     }
@@ -85,12 +93,7 @@ pub(super) fn print_parse_error(error: &clap::Error) {
         .skip(1)
         .map(|argument| argument.to_string_lossy().into_owned());
     let keys: Vec<String> = arguments
-        .filter_map(|argument| {
-            let value = argument
-                .split_once('=')
-                .map_or(argument.as_str(), |(_, value)| value);
-            looks_like_a_key(value).then(|| value.to_owned())
-        })
+        .filter_map(|argument| key_in(&argument).map(str::to_owned))
         .collect();
     // An error of printing cannot be reported either.
     if keys.is_empty() {

@@ -185,10 +185,8 @@ impl Ran {
 
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
-        let flat = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
-        let all = flat(&format!("{} {}", self.out, self.err));
         assert!(
-            all.contains(&flat(text)),
+            self.contains(text),
             "{text:?} is not in\n--- out\n{}\n--- err\n{}",
             self.out,
             self.err
@@ -198,10 +196,19 @@ impl Ran {
 
     #[track_caller]
     pub(crate) fn does_not_say(self, text: &str) -> Self {
-        let flat = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
-        let all = flat(&format!("{} {}", self.out, self.err));
-        assert!(!all.contains(text), "{text:?} is in {all}");
+        assert!(
+            !self.contains(text),
+            "{text:?} is in\n--- out\n{}\n--- err\n{}",
+            self.out,
+            self.err
+        );
         self
+    }
+
+    /// Whether the output has a text, wherever its lines break.
+    fn contains(&self, text: &str) -> bool {
+        let flat = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
+        flat(&format!("{} {}", self.out, self.err)).contains(&flat(text))
     }
 
     pub(crate) fn json(&self) -> Value {

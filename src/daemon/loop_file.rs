@@ -266,6 +266,12 @@ mod tests {
         assert!(!path.exists());
         file.read().await;
         file.learn_workspace(&fixtures::workspace());
+        let is_news = |file: &LoopFile, provider| {
+            let names = LiveNames::of(&[fixtures::live(provider)], [], false);
+            let found = file.learn_catalogue(&fixtures::workspace(), &names, false);
+            found.is_news
+        };
+        assert!(!is_news(&file, "GUESTY"));
         reports.0.lock().insert("failed".to_owned(), true.into());
         file.save().await;
         let inode = fs::metadata(&path).unwrap().ino();
@@ -278,6 +284,7 @@ mod tests {
         let workspace = file.workspace().unwrap();
         assert_eq!((&*workspace.id, &*workspace.slug), ("a", "acme"));
         assert_eq!(reports.0.lock().get("failed"), Some(&true.into()));
+        assert!(!is_news(&file, "GUESTY") && is_news(&file, "HOSTAWAY"));
 
         let text = fs::read_to_string(&path).unwrap();
         let aside = path.with_added_extension("damaged");

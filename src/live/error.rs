@@ -639,6 +639,9 @@ mod tests {
                 }
             }
         }
+        // Of an answer in the form of Calry's errors, no proxy is to blame.
+        let said = status(407, false, update()).to_string();
+        assert!(!said.contains("HTTPS_PROXY"), "{said}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -126,6 +126,33 @@ fn a_file_of_the_workspace_overrides_part_by_part_and_each_change_names_its_file
 }
 
 #[test]
+fn a_plan_names_the_files_of_changes_and_of_a_hold() {
+    let world = world();
+    let annotations = || world.run(&["plan", "--format", "github"]).exits(0).out;
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nicon: https://e.com/own.png\n",
+    );
+    world
+        .run(&["plan"])
+        .exits(0)
+        .says("HOSTAWAY hostaway.yaml, ../shared/hostaway.yaml");
+    let hold = "hold: {until: 2199-01-01, reason: OPS-1}\n";
+    world.write_shared("hostaway.yaml", &format!("{HOSTAWAY}{hold}"));
+    let said = annotations();
+    assert!(
+        said.contains("notice file=shared/hostaway.yaml,line=9,"),
+        "{said}"
+    );
+    world.write("hostaway.yaml", &format!("provider: HOSTAWAY\n{hold}"));
+    let said = annotations();
+    assert!(
+        said.contains("notice file=definitions/hostaway.yaml,line=2,"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_shared_hold_counts_unless_the_workspace_lifts_or_replaces_it() {
     let world = world();
     let hold = |day: &str| format!("hold: {{until: {day}, reason: shared}}\n");

@@ -792,9 +792,9 @@ fn parse_date(text: &str) -> Option<Date> {
             b.is_ascii_digit()
         }
     };
-    (text.len() == 10 && text.bytes().enumerate().all(form))
-        .then(|| text.parse().ok())
-        .flatten()
+    // Digits after the day are refused by the parser.
+    let is_in_form = text.bytes().enumerate().all(form);
+    is_in_form.then(|| text.parse().ok()).flatten()
 }
 
 fn looks_like_a_credential(name: &str) -> bool {

@@ -467,6 +467,7 @@ pub(crate) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + S
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
@@ -595,6 +596,33 @@ mod tests {
             ["is a link to a file that does not exist"]
         );
         assert_eq!(seen.into_inner(), ATTEMPTS);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        // Opening a socket is an error of its own.
+        let _socket = UnixListener::bind(dir.path().join("a.yaml")).unwrap();
+        let listing = read(dir.path(), Limits::default(), |_, content| text(content));
+        assert_eq!(listing.unwrap().files, [FileError::NotAFile.to_string()]);
+    }
+
+    #[test]
+    fn entries_up_to_the_limit_are_listed_whatever_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.yaml", "b.yaml", "notes.txt"] {
+            File::create(dir.path().join(name)).unwrap();
+        }
+        let listed = |entries| {
+            let limits = Limits {
+                entries,
+                ..Limits::default()
+            };
+            read(dir.path(), limits, |_, _| ()).map(|listing| listing.left.entries)
+        };
+        assert_eq!(listed(4).unwrap(), 1);
+        assert_eq!(listed(3).unwrap(), 0);
+        assert!(matches!(listed(2), Err(DirectoryError::TooManyEntries(_))));
     }
 
     #[test]

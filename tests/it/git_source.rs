@@ -129,7 +129,7 @@ fn nothing_new_costs_one_request_and_a_new_commit_two() {
 fn references_of_every_kind_are_followed() {
     let (server, dir) = (GitServer::start(), tempfile::tempdir().unwrap());
     let first = server.commit("main", &definitions(GUESTY));
-    server.commit("main-2", &definitions("provider: LODGIFY\n"));
+    let other = server.commit("main-2", &definitions("provider: LODGIFY\n"));
     server.tag("v1", "v1", "main", None);
     let of = |reference: &str| {
         let reference = GitReference::parse(reference).unwrap();
@@ -145,6 +145,10 @@ fn references_of_every_kind_are_followed() {
     server.take_steps();
     assert!(pinned.fetch().unwrap().is_none());
     assert_eq!(server.take_steps(), []);
+    drop(pinned);
+    assert_eq!(of(&first).0, Ok(first.clone()));
+    assert_eq!(server.take_steps(), []);
+    assert_eq!(of(&other).0, Ok(other));
     server.set("refs/tags/main", Some(&first));
     assert_eq!(
         of("main").0,
@@ -329,8 +333,12 @@ fn a_pack_or_an_object_that_is_too_large_is_refused_and_leaves_nothing() {
         "main",
         &[("definitions/guesty.yaml", GUESTY), ("large", &random)],
     );
+    server.take_steps();
     let error = clone.fetch().unwrap_err();
     assert_eq!(error.kind(), FetchFailure::TooLarge, "{error}");
+    // As a whole clone it might have been smaller.
+    let twice = [Step::List, Step::Fetch, Step::List, Step::Fetch];
+    assert_eq!(server.take_steps(), twice);
     assert_eq!(
         (clone.current(), clone.leftovers()),
         (Some(first.clone()), vec![])
@@ -343,18 +351,21 @@ fn a_pack_or_an_object_that_is_too_large_is_refused_and_leaves_nothing() {
         &[("definitions/guesty.yaml", GUESTY), ("bomb", &bomb)],
     );
     let roomy = Clone::with(&server, &dir.path().join("roomy"), |_| {});
+    server.take_steps();
     let error = roomy.fetch().unwrap_err();
     assert!(matches!(error, FetchError::LargeObject(_)), "{error}");
+    assert_eq!(
+        server.take_steps(),
+        [Step::Advertise, Step::List, Step::Fetch]
+    );
     // A pack that claims more objects than any memory holds.
     server.set("refs/heads/main", Some(&first));
     let next = server.commit("main", &definitions("provider: GUESTY\n"));
     let claim = b"000dpackfile\n0011\x01PACK\0\0\0\x02\xff\xff\xff\xff0000".to_vec();
-    // A clone that may be the cause is replaced once.
-    (0..2).for_each(|_| server.fault(Step::Fetch, GitFault::Body(claim.clone())));
+    server.fault(Step::Fetch, GitFault::Body(claim));
     let error = clone.fetch().unwrap_err();
     assert_eq!(error.kind(), FetchFailure::TooLarge, "{error}");
     assert_eq!((clone.current(), clone.leftovers()), (Some(first), vec![]));
-    server.forget_faults();
     clone.fetch().unwrap();
     assert_eq!(clone.current(), Some(next));
 }
@@ -988,22 +999,34 @@ fn a_tag_must_be_signed_under_its_own_name_if_tags_are_verified() {
     let (server, world, ada) = (GitServer::start(), world(), Signer::new(1));
     let url = server.url();
     allow(&world, &ada);
-    server.commit("main", &definitions(GUESTY));
+    let main = server.commit("main", &definitions(GUESTY));
     server.tag("signed", "signed", "main", Some(&ada));
     server.tag("renamed", "signed", "main", Some(&ada));
     server.tag("stranger", "stranger", "main", Some(&Signer::new(2)));
     server.tag("unsigned", "unsigned", "main", None);
-    let id = server.commit("light", &definitions(GUESTY));
+    let id = server.commit("light", &definitions("provider: GUESTY\n"));
     server.set("refs/tags/light", Some(&id));
-    for (tag, code, text) in [
-        ("signed", 0, ""),
-        ("renamed", 1, "was signed under another name (signed)"),
-        ("stranger", 1, "is not among the allowed"),
-        ("unsigned", 1, "is not signed"),
-        ("refs/tags/light", 1, "not an annotated one"),
-        ("main", 1, "refs/tags/main"),
+    server.signed_tag("long", "long", "main", |_| {
+        format!("-----BEGIN SSH SIGNATURE-----\n{}", "x".repeat(100_000))
+    });
+    for (tag, pinned, text) in [
+        ("signed", None, Ok(())),
+        (
+            "renamed",
+            None,
+            Err("was signed under another name (signed)"),
+        ),
+        ("stranger", None, Err("is not among the allowed")),
+        ("unsigned", None, Err("is not signed")),
+        ("long", None, Err("it is too long")),
+        ("refs/tags/light", None, Err("not an annotated one")),
+        ("main", None, Err("refs/tags/main")),
+        // The tag of a commit that is trusted by its id does not count.
+        ("long", Some(&main), Ok(())),
+        ("refs/tags/light", Some(&id), Ok(())),
+        ("refs/tags/light", Some(&main), Err("not an annotated one")),
     ] {
-        let args = [
+        let mut args = vec![
             "run",
             "--once",
             "--git-url",
@@ -1015,8 +1038,9 @@ fn a_tag_must_be_signed_under_its_own_name_if_tags_are_verified() {
             "--allowed-signers",
             "allowed",
         ];
-        let ran = world.run(&args).exits(if code == 0 { 0 } else { 1 });
-        ran.says(text);
+        args.extend(pinned.into_iter().flat_map(|id| ["--trusted-revision", id]));
+        let ran = world.run(&args).exits(i32::from(text.is_err()));
+        ran.says(text.err().unwrap_or_default());
     }
 }
 

@@ -369,31 +369,58 @@ mod tests {
         assert!(matches!(read(largest, most + 1), Err(GitError::TooMuch)));
 
         let below = tree(&repository, EntryKind::Blob, empty, &names(2, ".yaml"));
-        let below = |count| {
+        let found_below = |count| {
             let root = tree(&repository, EntryKind::Tree, below, &names(count, ""));
             files_below(&repository, root).unwrap().len()
         };
-        assert_eq!([below(3), below(MAX_FILES + 1)], [3, MAX_FILES]);
+        assert_eq!([found_below(3), found_below(MAX_FILES + 1)], [3, MAX_FILES]);
 
-        let listed = |count| {
-            let secrets = tree(&repository, EntryKind::Blob, empty, &names(count, ".age"));
-            let entry = |kind: EntryKind, name: &str, oid| Entry {
-                mode: kind.into(),
-                filename: name.into(),
-                oid,
-            };
-            let entries = vec![
-                entry(EntryKind::Blob, "a.yaml", empty),
-                entry(EntryKind::Tree, encrypted::DIRECTORY, secrets),
-            ];
-            let root = repository
-                .write_object(&gix::objs::Tree { entries })
-                .unwrap();
-            list_tree(&repository, root.detach()).map(|files| files.len())
+        let of = |entries: &[(EntryKind, &str, ObjectId)]| {
+            let entries = entries.iter().map(|(kind, name, oid)| Entry {
+                mode: (*kind).into(),
+                filename: (*name).into(),
+                oid: *oid,
+            });
+            let entries = entries.collect();
+            let tree = gix::objs::Tree { entries };
+            repository.write_object(&tree).unwrap().detach()
+        };
+        let listed = |entries: &[(EntryKind, &str, ObjectId)]| {
+            list_tree(&repository, of(entries)).map(|files| files.len())
+        };
+        let secrets = |count| tree(&repository, EntryKind::Blob, empty, &names(count, ".age"));
+        let with_secrets = |count| {
+            listed(&[
+                (EntryKind::Blob, "a.yaml", empty),
+                (EntryKind::Tree, encrypted::DIRECTORY, secrets(count)),
+            ])
         };
         let most = MAX_ENCRYPTED_FILES;
-        assert_eq!(listed(most).unwrap(), most + 1);
-        assert!(matches!(listed(most + 1), Err(GitError::TooMuch)));
+        assert_eq!(with_secrets(most).unwrap(), most + 1);
+        assert!(matches!(with_secrets(most + 1), Err(GitError::TooMuch)));
+        let others = of(&[
+            (EntryKind::Blob, "notes.txt", empty),
+            (EntryKind::Tree, "x.age", below),
+        ]);
+        for entry in [
+            (EntryKind::Tree, "docs", secrets(1)),
+            (EntryKind::Tree, encrypted::DIRECTORY, others),
+            (EntryKind::Blob, encrypted::DIRECTORY, empty),
+        ] {
+            assert_eq!(listed(&[entry]).unwrap(), 0, "{entry:?}");
+        }
+
+        // A work tree with more files than can be read is not compared to its end.
+        let work = tempfile::tempdir().unwrap();
+        let is_different = |count| {
+            let names = names(count, ".yaml");
+            for name in &names {
+                fs::write(work.path().join(name), "").unwrap();
+            }
+            let tree = tree(&repository, EntryKind::Blob, empty, &names);
+            differs(&repository, tree, work.path(), Path::new("")).unwrap()
+        };
+        assert!(!is_different(3) && is_different(MAX_FILES + 1));
 
         // A path through a file leads nowhere.
         let root = tree(&repository, EntryKind::Blob, empty, &names(1, ""));

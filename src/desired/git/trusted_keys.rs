@@ -89,3 +89,15 @@ impl TrustedKeys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_key_is_refused_at_its_line() {
+        let signers = TrustedKeys::parse(Some(b"a@example.com nonsense\n"), None);
+        assert!(signers.unwrap_err().starts_with("line 1: "));
+        assert!(TrustedKeys::parse(None, Some(b"nonsense")).is_err());
+    }
+}

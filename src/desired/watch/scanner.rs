@@ -294,6 +294,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_files_of_another_directory_are_counted_with_its_own() {
+        let listing = |uncounted| Listing {
+            uncounted,
+            ..Listing::default()
+        };
+        let mut all = listing(2);
+        add_below(&mut all, Path::new("secrets"), listing(3));
+        assert_eq!(all.uncounted, 5);
+    }
+
+    #[test]
     fn a_link_chooses_no_directory_outside_to_be_watched() {
         let dir = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(dir.path()).unwrap();

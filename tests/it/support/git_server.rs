@@ -273,12 +273,17 @@ impl Shared {
         (found, None)
     }
 
-    fn pack(&self, objects: &BTreeSet<ObjectId>) -> Vec<u8> {
+    /// With a `base`, which the client has, each blob is a delta to it: a thin pack.
+    fn pack(&self, objects: &BTreeSet<ObjectId>, base: Option<ObjectId>) -> Vec<u8> {
         let mut pack = b"PACK\0\0\0\x02".to_vec();
         pack.extend(u32::try_from(objects.len()).unwrap().to_be_bytes());
         for id in objects {
             let (kind, bytes) = &self.objects[id];
+            let base = base.filter(|_| *kind == Kind::Blob);
+            let delta = base.map(|base| delta(self.objects[&base].1.len(), bytes));
+            let bytes = delta.as_ref().unwrap_or(bytes);
             let kind: u8 = match kind {
+                _ if base.is_some() => 7,
                 Kind::Commit => 1,
                 Kind::Tree => 2,
                 Kind::Blob => 3,
@@ -293,6 +298,7 @@ impl Shared {
                 size >>= 7;
             }
             pack.push(byte);
+            pack.extend(base.iter().flat_map(|base| base.as_slice()));
             let mut encoder = ZlibEncoder::new(pack, Compression::fast());
             encoder.write_all(bytes).unwrap();
             pack = encoder.finish().unwrap();
@@ -335,9 +341,15 @@ impl Shared {
         let depth = request.split_once("deepen ").unwrap().1;
         let depth: usize = depth.split_once('\n').unwrap().0.parse().unwrap();
         let (mut objects, end) = self.history(want, depth);
+        let mut base = None;
         if let Some(have) = id("have ").filter(|have| self.objects.contains_key(have)) {
             let (known, _) = self.history(have, 1);
             objects.retain(|id| !known.contains(id));
+            if request.contains("thin-pack\n") {
+                base = known
+                    .into_iter()
+                    .find(|id| self.objects[id].0 == Kind::Blob);
+            }
         }
         let mut answer = Vec::new();
         if let Some(end) = end {
@@ -346,13 +358,30 @@ impl Shared {
             answer.extend(b"0001");
         }
         line(&mut answer, "packfile\n");
-        for part in self.pack(&objects).chunks(60_000) {
+        for part in self.pack(&objects, base).chunks(60_000) {
             answer.extend(format!("{:04x}\x01", part.len() + 5).bytes());
             answer.extend(part);
         }
         answer.extend(b"0000");
         answer
     }
+}
+
+/// A delta to a base of this size that takes nothing from it.
+fn delta(base: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut delta = Vec::new();
+    for mut size in [base, bytes.len()] {
+        while size > 0x7f {
+            delta.push((size & 0x7f) as u8 | 0x80);
+            size >>= 7;
+        }
+        delta.push(size as u8);
+    }
+    for part in bytes.chunks(0x7f) {
+        delta.push(part.len() as u8);
+        delta.extend(part);
+    }
+    delta
 }
 
 /// A line of git's protocol.

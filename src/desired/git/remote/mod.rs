@@ -588,6 +588,32 @@ mod tests {
         );
     }
 
+    #[test]
+    fn clients_are_made_again_only_for_other_certificates() {
+        crate::http::install_tls();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        let write = |comment: &str| {
+            let text = format!(
+                "{comment}\n{}",
+                include_str!("../../../../tests/fixtures/tls/cert.pem")
+            );
+            std::fs::write(&file, text).unwrap();
+        };
+        let mut remote = remote(GitCredentials::None);
+        remote.settings.ca_file = Some(file.clone());
+        let mut session = Session::default();
+        let mut route = || {
+            let http = remote.http(&mut session).unwrap();
+            http.route(remote.settings.url.as_url()).unwrap()
+        };
+        write("# one");
+        let first = route();
+        assert!(Arc::ptr_eq(&first, &route()));
+        write("# two");
+        assert!(!Arc::ptr_eq(&first, &route()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_clone_is_replaced_once_in_ten_minutes_for_one_commit() {
         let remote = remote(GitCredentials::None);

@@ -129,7 +129,8 @@ impl SharedError {
                 "correct the path; without `extends`, what is shared is not managed"
             }
             Self::TooLarge => "name a directory with fewer files",
-            Self::Unsettled | Self::Unreadable(_) => "run the command again",
+            Self::Unsettled => "run the command again",
+            Self::Unreadable(_) => "make sure that this user can read it",
         }
     }
 }
@@ -262,5 +263,110 @@ impl Locations {
         self.groups
             .retain(|group| kept.groups.contains_key(&group.name));
         self.hold = self.hold.filter(|_| kept.hold);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::edit::NewValue;
+    use super::*;
+    use crate::model::{PartnerKey, Provider};
+
+    #[test]
+    fn a_shared_path_goes_up_and_then_down_to_what_is_not_hidden() {
+        let long = format!("../{}", "a".repeat(MAX_PATH - 3));
+        for (text, path) in [
+            ("../shared", "../shared"),
+            ("../../a/b/", "../../a/b"),
+            (&long, &long),
+        ] {
+            assert_eq!(SharedPath::parse(text).unwrap().to_string(), path);
+        }
+        let longer = format!("{long}a");
+        for text in [
+            "",
+            "..",
+            "../..",
+            "shared",
+            "/shared",
+            "./shared",
+            "../.git",
+            "../a/.b",
+            "../a//b",
+            "../a/../b",
+            "../a\nb",
+            &longer,
+        ] {
+            assert!(SharedPath::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_error_of_a_shared_directory_has_advice() {
+        let error = |kind: io::ErrorKind| SharedError::from(FileError::Unreadable(kind.into()));
+        let unreadable = |kind: io::ErrorKind| {
+            SharedError::from(DirectoryError::Unreadable {
+                directory: PathBuf::new(),
+                source: kind.into(),
+            })
+        };
+        insta::assert_snapshot!(
+            [
+                SharedError::NoCheckout,
+                SharedError::Itself,
+                SharedError::from(FileError::Outside),
+                SharedError::from(FileError::Gone),
+                SharedError::from(FileError::NotAFile),
+                error(io::ErrorKind::NotADirectory),
+                error(io::ErrorKind::PermissionDenied),
+                unreadable(io::ErrorKind::NotFound),
+                unreadable(io::ErrorKind::PermissionDenied),
+                SharedError::Empty,
+                SharedError::TooLarge,
+                SharedError::Unsettled,
+            ]
+            .map(|error| format!("{error}: {}", error.help()))
+            .join("\n"),
+            @"
+        cannot be read: these definitions are in no git checkout, which is the limit of `extends`: keep the definitions in a git checkout
+        is the definitions directory itself, or a part of it: name a directory of the same repository, such as `../shared`
+        is outside of the repository: name a directory of the same repository, such as `../shared`
+        does not exist: correct the path; without `extends`, what is shared is not managed
+        is not a directory: correct the path; without `extends`, what is shared is not managed
+        is not a directory: correct the path; without `extends`, what is shared is not managed
+        cannot be read: permission denied: make sure that this user can read it
+        does not exist: correct the path; without `extends`, what is shared is not managed
+        cannot be read: permission denied: make sure that this user can read it
+        has no definition file (*.yaml, *.yml): correct the path; without `extends`, what is shared is not managed
+        has too many or too large files, together with those of the workspace: name a directory with fewer files
+        was replaced while it was read: run the command again
+        "
+        );
+    }
+
+    #[test]
+    fn edits_of_what_is_in_the_own_file_stay_as_they_are() {
+        let wanted = Desired {
+            provider: Provider::parse("HOSTAWAY").unwrap(),
+            icon: None,
+            partner_key: PartnerKey::default(),
+            fields: BTreeMap::new(),
+            hold: None,
+        };
+        let edits = [
+            Edit::Icon(None),
+            Edit::Field {
+                group: "listing".to_owned(),
+                field: "name".to_owned(),
+                on: true,
+            },
+            Edit::Value {
+                section: KeySection::Headers,
+                name: "a".to_owned(),
+                value: Some(NewValue::Empty),
+            },
+        ];
+        let own = overriding_edits(&SharedSource::default(), &wanted, &edits);
+        assert_eq!(own.unwrap(), edits);
     }
 }

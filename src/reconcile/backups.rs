@@ -381,6 +381,15 @@ mod tests {
     }
 
     #[test]
+    fn without_a_directory_there_are_no_backups_and_what_cannot_be_read_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(files(directory.path()).is_empty());
+        fs::write(directory.path().join("w-1"), "").unwrap();
+        let provider = Provider::parse("HOSTAWAY").unwrap();
+        assert!(BackupFile::list(directory.path(), "w-1", &provider).is_err());
+    }
+
+    #[test]
     fn a_backup_is_read_only_with_the_private_key_and_has_the_whole_definition() {
         let directory = tempfile::tempdir().unwrap();
         let (store, identity) = store(directory.path());

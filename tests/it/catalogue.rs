@@ -311,6 +311,7 @@ fn what_is_unmanaged_and_has_a_file_is_a_contradiction() {
         .run(&["validate"])
         .exits(3)
         .says("error[invalid-value]: `unmanaged` lists GUESTY, but GUESTY has a file")
+        .says("remove GUESTY from `unmanaged`, or remove its file")
         .says("1 error in 1 file")
         .does_not_say("TOKEET has");
     for (bad, says) in [

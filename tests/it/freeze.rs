@@ -334,14 +334,17 @@ fn every_problem_of_a_window_is_an_error_at_its_line() {
         world.run(&["apply", "--yes"]).exits(3);
         assert_eq!(world.updates().len(), 0, "{text}");
     }
-    let no_reason =
-        "slug: acme-production\nfreeze: [{from: 2020-01-01T00:00:00Z, to: 2020-01-02T00:00:00Z}]\n";
-    let world = world(no_reason);
-    world
-        .run(&["validate"])
-        .exits(0)
-        .says("the freeze window has no reason");
-    world.run(&["validate", "--strict"]).exits(3);
+    let world = world("");
+    for reason in ["", ", reason: ' '"] {
+        let window = format!("{{from: 2020-01-01T00:00:00Z, to: 2020-01-02T00:00:00Z{reason}}}");
+        let text = format!("slug: acme-production\nfreeze: [{window}]\n");
+        world.write("workspace.yaml", &text);
+        world
+            .run(&["validate"])
+            .exits(0)
+            .says("the freeze window has no reason");
+        world.run(&["validate", "--strict"]).exits(3);
+    }
     world.write(
         "workspace.yaml",
         "slug: acme-production\nhold: {until: 2020-01-01, reason: r}\n",

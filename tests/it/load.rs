@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use calry_gitops::desired::definitions::{
-    DirectoryError, Loaded, MissingSecrets, Pin, load, load_or_empty,
+    DirectoryError, Edit, Loaded, MissingSecrets, Pin, load, load_or_empty, load_texts,
 };
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{
@@ -388,6 +388,15 @@ fn a_flood_of_problems_is_cut_and_says_so() {
 }
 
 #[test]
+fn a_flood_of_warnings_is_cut_and_says_so() {
+    let mut text = "provider: HOSTAWAY\nfieldsToSync:\n".to_owned();
+    (0..200).for_each(|n| writeln!(text, "  g{n}: []").unwrap());
+    let loaded = loaded(&text);
+    assert!(!loaded.has_errors());
+    assert_eq!(codes(&loaded)[99..], [Code::AllOff, Code::TooMany]);
+}
+
+#[test]
 fn an_error_behind_a_flood_of_warnings_still_counts() {
     let mut text = "provider: HOSTAWAY\nfieldsToSync:\n".to_owned();
     (0..200).for_each(|n| writeln!(text, "  g{n}: []").unwrap());
@@ -409,6 +418,15 @@ fn the_limit_of_problems_holds_for_all_checks_of_a_file_together() {
     assert_eq!(loaded.diagnostics.len(), 70);
     loaded.resolve(&variables(&[]), MissingSecrets::Error);
     assert_eq!(loaded.diagnostics.len(), 101);
+}
+
+#[test]
+fn the_limit_of_problems_holds_for_what_has_a_meaning_over_a_shared_file_only() {
+    let mut text = "provider: HOSTAWAY\nicon: null\nfieldsToSync:\n".to_owned();
+    (0..100).for_each(|n| writeln!(text, "  g{n}: {{add: [x]}}").unwrap());
+    let loaded = loaded(&text);
+    assert_eq!(loaded.diagnostics.len(), 101);
+    assert!(codes(&loaded).contains(&Code::TooMany));
 }
 
 #[test]
@@ -618,6 +636,95 @@ fn only_some_providers_leave_other_files_problems_behind_but_not_those_of_the_pi
     let files: Vec<_> = loaded.diagnostics.iter().map(|d| d.file.as_str()).collect();
     assert_eq!(files, ["guesty.yaml", "workspace.yaml", "workspace.yaml"]);
     assert_eq!(loaded.files.len(), 1);
+}
+
+#[test]
+fn only_some_providers_keep_the_problems_of_their_shared_files_of_the_schema_and_of_secrets() {
+    let mut loaded = load_texts([
+        ("workspace.yaml", b"slug: a\nextends: ../shared\n".to_vec()),
+        ("guesty.yaml", b"provider: GUESTY\nicn: x\n".to_vec()),
+        ("hostaway.yaml", b"provider: HOSTAWAY\nicn: x\n".to_vec()),
+        (
+            "../shared/guesty.yaml",
+            b"provider: GUESTY\nicn: x\n".to_vec(),
+        ),
+        (
+            "../shared/hostaway.yaml",
+            b"provider: HOSTAWAY\nicn: x\n".to_vec(),
+        ),
+        ("definition.schema.json", b"{".to_vec()),
+        ("secrets/a.age", b"x".to_vec()),
+    ]);
+    loaded.keep_only(&[provider("GUESTY")]);
+    let mut files: Vec<_> = loaded.diagnostics.iter().map(|d| d.file.as_str()).collect();
+    files.sort_unstable();
+    assert_eq!(
+        files,
+        [
+            "../shared/guesty.yaml",
+            "definition.schema.json",
+            "guesty.yaml",
+            "secrets/a.age"
+        ]
+    );
+}
+
+#[test]
+fn without_a_valid_workspace_file_nobody_knows_whether_a_shared_file_is_changed() {
+    let codes = |workspace: &str| {
+        let file = b"provider: GUESTY\nicon: null\n".to_vec();
+        let workspace = ("workspace.yaml", workspace.as_bytes().to_vec());
+        let loaded = load_texts([workspace, ("guesty.yaml", file)]);
+        file_codes(&loaded, "guesty.yaml")
+    };
+    assert_eq!(codes("slug: a\n"), [Code::WrongType]);
+    assert_eq!(codes("slug: a b\n"), []);
+}
+
+#[test]
+fn a_group_of_which_nothing_is_left_is_reported() {
+    let loaded = load_texts([
+        ("workspace.yaml", b"slug: a\nextends: ../shared\n".to_vec()),
+        (
+            "guesty.yaml",
+            b"provider: GUESTY\nfieldsToSync: {listing: {remove: [name]}}\n".to_vec(),
+        ),
+        (
+            "../shared/guesty.yaml",
+            b"provider: GUESTY\nfieldsToSync: {listing: [name]}\n".to_vec(),
+        ),
+    ]);
+    assert_eq!(codes(&loaded), [Code::AllOff]);
+}
+
+#[test]
+fn a_file_keeps_its_name_and_is_edited_only_if_the_result_says_what_is_wanted() {
+    // To YAML a carriage return alone ends a line, and to the editor it does not.
+    let text =
+        "provider: GUESTY\nfieldsToSync:\n  rates:\n    daily: true\r  other:\n    daily: true\n";
+    let edit = |files: &[(&str, &str)]| {
+        let files = files
+            .iter()
+            .map(|(name, text)| (*name, text.as_bytes().to_vec()));
+        let loaded = load_texts(files);
+        let file = &loaded.files[0];
+        assert_eq!(file.own_name(), "guesty.yml");
+        let monthly = |on| Edit::Field {
+            group: "rates".to_owned(),
+            field: "monthly".to_owned(),
+            on,
+        };
+        file.edit(&[monthly(true)]).is_some()
+    };
+    let workspace = ("workspace.yaml", "slug: a\nextends: ../shared\n");
+    let shared = (
+        "../shared/guesty.yaml",
+        "provider: GUESTY\nicon: https://e.com/a\n",
+    );
+    let plain = text.replace('\r', "\n");
+    assert!(edit(&[("guesty.yml", &plain)]));
+    assert!(edit(&[workspace, shared, ("guesty.yml", &plain)]));
+    assert!(!edit(&[("guesty.yml", text)]) && !edit(&[workspace, shared, ("guesty.yml", text)]));
 }
 
 #[test]
@@ -1818,6 +1925,46 @@ fn a_value_may_have_16_kib_and_no_more() {
             "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x: '{value}'\n"
         ));
         assert_eq!(errors(&loaded).len(), count, "{bytes}");
+    }
+}
+
+#[test]
+fn a_value_with_its_secrets_may_have_16_kib_and_no_more() {
+    let text = "provider: HOSTAWAY\npartnerKey: {headers: {x: '${secret:a}'}}\n";
+    for (bytes, count) in [(16 << 10, 0), ((16 << 10) + 1, 1)] {
+        let mut loaded = loaded(text);
+        let secrets = SecretSources::new(None);
+        let secrets = secrets.with_variables(move |_| Some("v".repeat(bytes).into()));
+        loaded.resolve(&secrets, MissingSecrets::Error);
+        assert_eq!(errors(&loaded).len(), count, "{bytes}");
+    }
+}
+
+#[test]
+fn an_encrypted_secret_may_have_128_kib_and_no_more() {
+    for (bytes, is_large) in [(128 << 10, false), ((128 << 10) + 1, true)] {
+        let loaded = load_texts([("secrets/a.age", vec![b'v'; bytes])]);
+        let [problem] = loaded.diagnostics.as_slice() else {
+            panic!("{:?}", loaded.diagnostics);
+        };
+        assert_eq!(problem.message.contains("128 KiB"), is_large, "{problem:?}");
+    }
+}
+
+#[test]
+fn a_document_without_a_value_is_empty() {
+    for text in ["", "# nothing\n", "~\n", "null\n"] {
+        let loaded = loaded(text);
+        assert_eq!(codes(&loaded), [Code::MissingKey], "{text}");
+    }
+}
+
+#[test]
+fn a_space_is_advised_after_the_colon_of_a_name_only() {
+    for (value, is_joined) in [("headers:x", true), ("'a b:x'", false)] {
+        let loaded = loaded(&format!("provider: HOSTAWAY\npartnerKey: {value}\n"));
+        let help = loaded.diagnostics[0].help.as_deref().unwrap_or_default();
+        assert_eq!(help.contains("a space after"), is_joined, "{help}");
     }
 }
 

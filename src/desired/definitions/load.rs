@@ -125,8 +125,7 @@ pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
 
 /// Reads a directory and the shared directory that it extends, as they were at one moment.
 fn read_directory(directory: &Path) -> Result<Loaded, DirectoryError> {
-    let mut attempts = directory::ATTEMPTS;
-    loop {
+    for _ in 0..directory::ATTEMPTS {
         let listing = directory::read(directory, Limits::default(), read_file)?;
         let (root, left) = (listing.directory, listing.left);
         let read = |path: &SharedPath| {
@@ -139,15 +138,12 @@ fn read_directory(directory: &Path) -> Result<Loaded, DirectoryError> {
             })
         };
         let loaded = Loaded::combine(root.clone(), listing.files, read);
-        attempts -= 1;
         // git-sync replaces both directories at once.
         if loaded.extends().is_none() || fs::canonicalize(directory).ok().as_ref() == Some(&root) {
             return Ok(loaded);
         }
-        if attempts == 0 {
-            return Err(DirectoryError::Unsettled(directory.to_owned()));
-        }
     }
+    Err(DirectoryError::Unsettled(directory.to_owned()))
 }
 
 /// Reads a directory that may be empty or missing, because its first files are about to be written.

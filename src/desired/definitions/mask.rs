@@ -440,6 +440,13 @@ mod tests {
                 "slug:***\nunmanaged:***\nrequireFiles: 1",
             ),
             ("unmanaged: [A, B]", "unmanaged: [A, B]"),
+            // A URL with a password, also if its `@` is escaped.
+            ("icon: https://u:SECRET@h/i", "icon:***"),
+            ("icon: \"https://u:SECRET\\x40h/i\"", "icon:***"),
+            (
+                "fieldsToSync:\n  listing:\n    add: [a, b]\n    remove: [c, {d: SECRET}]",
+                "fieldsToSync:\n  listing:\n    add: [a, b]\n    remove:***",
+            ),
             // A key is shown if nothing but signs is before it, with its `:`.
             (
                 "partnerKey: {headers: {a:\n SECRET, b: c},\n  x y: SECRET, queryParams:\n {}}",

@@ -333,3 +333,27 @@ impl NewDiagnostic<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_line_of_more_than_200_bytes_a_window_around_the_mark_is_shown() {
+        let line = |before: usize, after: usize| {
+            format!("{}MARK{}", "b".repeat(before), "a".repeat(after))
+        };
+        let shown = |line: &str, from: usize| {
+            let (text, mark) = window(line, from, from + 4, " ***");
+            assert_eq!(&text[mark], "MARK");
+            text
+        };
+        let whole = line(100, 96);
+        assert_eq!(shown(&whole, 100), format!("{whole} ***"));
+        let longer = shown(&line(100, 97), 100);
+        assert_eq!(longer, format!("…{} ***", line(60, 97)));
+        // The mark is within the characters that are shown of what follows.
+        let longest = shown(&line(60, 300), 60);
+        assert_eq!(longest, format!("{}…", line(60, 116)));
+    }
+}

@@ -274,3 +274,12 @@ fn a_value_keeps_its_quotes_and_a_map_with_entries_is_not_replaced() {
         ),
     ]);
 }
+
+#[test]
+fn a_block_scalar_after_several_spaces_is_replaced_with_its_header() {
+    check([(
+        "icon:   |\n  https://e.com/a\n",
+        icon("https://e.com/b"),
+        Some("icon:   https://e.com/b\n"),
+    )]);
+}

@@ -4,7 +4,7 @@
 # as -k NAME.
 #
 # Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3, go, and root or sudo. What
-# else it needs it installs, into a cache or from Debian; the first time, that builds Kubernetes.
+# else it needs it installs, into a cache or from Debian; the first time, that builds Kubernetes. With --tools, it does only that.
 set -euo pipefail
 
 helm_version=v3.22.0
@@ -19,6 +19,7 @@ need faketime git openssl
 HELM=$(go_tool helm.sh/helm/v3/cmd/helm "$helm_version")/helm
 KUBERNETES=$(kubernetes_tools)
 export HELM KUBERNETES
+if [ "${1:-}" = --tools ]; then exit; fi
 # Only root may give a process mounts of its own.
 as=()
 if [ "$(id -u)" != 0 ]; then as=(sudo --preserve-env); fi

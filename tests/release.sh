@@ -3,7 +3,7 @@
 # with the tools that users have; the installer against a local file server; the package and its units; the formula.
 #
 # Needs cargo, rustup, git, go, python3, curl, root or sudo, and a Debian on which it may install packages. What else it
-# needs it installs into a cache.
+# needs it installs into a cache; with --tools, it does only that.
 set -euo pipefail
 
 zizmor_version=1.32.0
@@ -30,6 +30,19 @@ export CALRY_GITOPS_TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/release-t
 export PATH=$CALRY_GITOPS_TOOLS/bin:$PATH
 # Quick to build, and with the dependencies that tests/pull-requests.sh has built.
 export CALRY_GITOPS_PROFILE=release CARGO_PROFILE_RELEASE_OPT_LEVEL=0
+
+target=$(rustc --version --verbose | sed -n 's/^host: //p')
+musl=${target/-gnu/-musl}
+# They run for seconds and would be built for minutes.
+install_tools() (
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+    for purpose in "$target" "$musl" sbom; do deploy/release/tools.sh "$purpose"; done
+    cargo install --quiet --locked --root "$CALRY_GITOPS_TOOLS" --version "=$audit_info_version" rust-audit-info
+)
+if [ "${1:-}" = --tools ]; then
+    install_tools
+    exit
+fi
 
 step() {
     printf -- '-- %s (%s s)\n' "$1" "$SECONDS"
@@ -121,17 +134,10 @@ cd "$root"
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 
 step "archives for this machine and for musl"
-target=$(rustc --version --verbose | sed -n 's/^host: //p')
-musl=${target/-gnu/-musl}
 release=$work/downloads/v$version
-# installs COMMAND…: tools that run for seconds and would be built for minutes.
-installs() {
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 "$@"
-}
-installs deploy/release/tools.sh "$target"
+install_tools
 deploy/release/archive.sh "$target" "$release"
 deploy/release/try.sh "$target" "$release"
-installs deploy/release/tools.sh "$musl"
 deploy/release/archive.sh "$musl" "$release"
 deploy/release/try.sh "$musl" "$release"
 first=$(sha256sum <"$release/calry-gitops-$version-$target.tar.gz")
@@ -163,10 +169,8 @@ for other in x86_64-apple-darwin aarch64-apple-darwin x86_64-unknown-linux-musl 
     archive=$release/calry-gitops-$version-$other.tar.gz
     [ -e "$archive" ] || echo "$other" >"$archive"
 done
-installs deploy/release/tools.sh sbom
 deploy/release/assets.sh "$release"
 (cd "$release" && sha256sum --check --quiet SHA256SUMS)
-installs cargo install --quiet --locked --root "$CALRY_GITOPS_TOOLS" --version "=$audit_info_version" rust-audit-info
 rust-audit-info "$work/calry-gitops-$version-$musl/calry-gitops" >"$work/audit.json"
 python=$(python_tool 'cyclonedx-python-lib[json-validation]' "$cyclonedx_version")
 "$python/python3" -B tests/release/sbom.py "$release/calry-gitops-$version.cdx.json" "$work/audit.json"

@@ -36,7 +36,7 @@ build_kubernetes_tools() (
     cat "$from/go.sum" >go.sum
     go mod edit -require="k8s.io/kubernetes@$kubernetes_version"
     major_minor=${kubernetes_version%.*} set=k8s.io/component-base/version
-    timeout 1800 go build -o "$to/" -ldflags="-s -w -X $set.gitVersion=$kubernetes_version -X $set.gitMajor=1
+    timeout 3600 go build -o "$to/" -ldflags="-s -w -X $set.gitVersion=$kubernetes_version -X $set.gitMajor=1
         -X $set.gitMinor=${major_minor#v1.}" k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
     timeout 600 go build -o "$to/etcd" -ldflags='-s -w' go.etcd.io/etcd/server/v3
 

@@ -79,14 +79,14 @@ mkdir "$work/bin"
 ln -s "$binary" "$work/bin/calry-gitops"
 export PATH=$work/bin:$PATH
 
-# zsh completes on a terminal only. It is asked to list, not to choose.
+# zsh completes on a terminal only, when it edits a line: what is typed earlier may be lost. It is asked to list, not to choose.
 mkdir "$work/zsh"
 ln -s "$work/completions.zsh" "$work/zsh/_calry-gitops"
 cat >"$work/ask.zsh" <<'END'
 zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell "PROMPT=; fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -D; LISTMAX=9999"
-zpty -w shell "bindkey '^I' list-choices; echo rea''dy"
+zpty -w shell "bindkey '^I' list-choices; zle-line-init() { echo rea''dy }; zle -N zle-line-init"
 zpty -r shell out "*ready*"
 zpty -w -n shell "$2"$'\t'
 zpty -r shell out "*$3*"
@@ -113,7 +113,7 @@ ask() {
         # shellcheck disable=SC2016
         fish --no-config -c 'source $argv[1]; complete -C $argv[2]' "$work/completions.fish" "$2" | cut -f 1
         ;;
-    zsh) timeout 20 zsh -f "$work/ask.zsh" "$work/zsh" "$2" "$3" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' | tr -s ' \r' '\n' ;;
+    zsh) timeout 60 zsh -f "$work/ask.zsh" "$work/zsh" "$2" "$3" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' | tr -s ' \r' '\n' ;;
     esac
 }
 

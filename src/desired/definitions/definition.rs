@@ -813,3 +813,30 @@ fn looks_like_a_credential(name: &str) -> bool {
     .iter()
     .any(|word| name.contains(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_four_two_and_two_digits_are_a_date() {
+        assert_eq!(
+            parse_date("2026-01-02"),
+            Some(jiff::civil::date(2026, 1, 2))
+        );
+        for text in [
+            "",
+            "2026",
+            "2026-01",
+            "2026-01-0",
+            "2026-01-010",
+            "2026-01-0100",
+            "2026-01-02T03",
+            "20260102",
+            "2026-W01-2",
+            "+2026-01-02",
+        ] {
+            assert_eq!(parse_date(text), None, "{text}");
+        }
+    }
+}

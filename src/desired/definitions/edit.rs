@@ -661,7 +661,11 @@ impl<'t> Editor<'t> {
                     .saturating_sub(self.column(key.span.start()))
             })
         };
-        entries.iter().find_map(inner).unwrap_or(2)
+        entries
+            .iter()
+            .filter_map(inner)
+            .find(|step| *step > 0)
+            .unwrap_or(2)
     }
 
     fn column(&self, at: usize) -> usize {

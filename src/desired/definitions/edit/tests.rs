@@ -283,3 +283,12 @@ fn a_block_scalar_after_several_spaces_is_replaced_with_its_header() {
         Some("icon:   https://e.com/b\n"),
     )]);
 }
+
+#[test]
+fn a_map_at_the_column_of_its_key_gives_no_indentation() {
+    check([(
+        "? partnerKey\n: queryParams: {b: c}\n",
+        headers(),
+        Some("? partnerKey\n: queryParams: {b: c}\n  headers:\n    a: \"\"\n"),
+    )]);
+}

@@ -113,7 +113,7 @@ ask() {
         # shellcheck disable=SC2016
         fish --no-config -c 'source $argv[1]; complete -C $argv[2]' "$work/completions.fish" "$2" | cut -f 1
         ;;
-    zsh) timeout 60 zsh -f "$work/ask.zsh" "$work/zsh" "$2" "$3" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' | tr -s ' \r' '\n' ;;
+    zsh) timeout 20 zsh -f "$work/ask.zsh" "$work/zsh" "$2" "$3" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' | tr -s ' \r' '\n' ;;
     esac
 }
 

@@ -45,6 +45,12 @@ fn loaded(text: &str) -> Loaded {
     Definitions::of(&[("hostaway.yaml", text)]).load()
 }
 
+/// Files of a workspace and of the directory that it extends.
+fn loaded_together(files: &[(&str, &str)]) -> Loaded {
+    let files = files.iter();
+    load_texts(files.map(|(name, text)| (*name, text.as_bytes().to_vec())))
+}
+
 fn errors(loaded: &Loaded) -> Vec<&Diagnostic> {
     let diagnostics = loaded.diagnostics.iter();
     diagnostics
@@ -640,20 +646,16 @@ fn only_some_providers_leave_other_files_problems_behind_but_not_those_of_the_pi
 
 #[test]
 fn only_some_providers_keep_the_problems_of_their_shared_files_of_the_schema_and_of_secrets() {
-    let mut loaded = load_texts([
-        ("workspace.yaml", b"slug: a\nextends: ../shared\n".to_vec()),
-        ("guesty.yaml", b"provider: GUESTY\nicn: x\n".to_vec()),
-        ("hostaway.yaml", b"provider: HOSTAWAY\nicn: x\n".to_vec()),
-        (
-            "../shared/guesty.yaml",
-            b"provider: GUESTY\nicn: x\n".to_vec(),
-        ),
-        (
-            "../shared/hostaway.yaml",
-            b"provider: HOSTAWAY\nicn: x\n".to_vec(),
-        ),
-        ("definition.schema.json", b"{".to_vec()),
-        ("secrets/a.age", b"x".to_vec()),
+    let guesty = "provider: GUESTY\nicn: x\n";
+    let hostaway = "provider: HOSTAWAY\nicn: x\n";
+    let mut loaded = loaded_together(&[
+        ("workspace.yaml", "slug: a\nextends: ../shared\n"),
+        ("guesty.yaml", guesty),
+        ("hostaway.yaml", hostaway),
+        ("../shared/guesty.yaml", guesty),
+        ("../shared/hostaway.yaml", hostaway),
+        ("definition.schema.json", "{"),
+        ("secrets/a.age", "x"),
     ]);
     loaded.keep_only(&[provider("GUESTY")]);
     let mut files: Vec<_> = loaded.diagnostics.iter().map(|d| d.file.as_str()).collect();
@@ -672,9 +674,8 @@ fn only_some_providers_keep_the_problems_of_their_shared_files_of_the_schema_and
 #[test]
 fn without_a_valid_workspace_file_nobody_knows_whether_a_shared_file_is_changed() {
     let codes = |workspace: &str| {
-        let file = b"provider: GUESTY\nicon: null\n".to_vec();
-        let workspace = ("workspace.yaml", workspace.as_bytes().to_vec());
-        let loaded = load_texts([workspace, ("guesty.yaml", file)]);
+        let file = ("guesty.yaml", "provider: GUESTY\nicon: null\n");
+        let loaded = loaded_together(&[("workspace.yaml", workspace), file]);
         file_codes(&loaded, "guesty.yaml")
     };
     assert_eq!(codes("slug: a\n"), [Code::WrongType]);
@@ -683,15 +684,15 @@ fn without_a_valid_workspace_file_nobody_knows_whether_a_shared_file_is_changed(
 
 #[test]
 fn a_group_of_which_nothing_is_left_is_reported() {
-    let loaded = load_texts([
-        ("workspace.yaml", b"slug: a\nextends: ../shared\n".to_vec()),
+    let loaded = loaded_together(&[
+        ("workspace.yaml", "slug: a\nextends: ../shared\n"),
         (
             "guesty.yaml",
-            b"provider: GUESTY\nfieldsToSync: {listing: {remove: [name]}}\n".to_vec(),
+            "provider: GUESTY\nfieldsToSync: {listing: {remove: [name]}}\n",
         ),
         (
             "../shared/guesty.yaml",
-            b"provider: GUESTY\nfieldsToSync: {listing: [name]}\n".to_vec(),
+            "provider: GUESTY\nfieldsToSync: {listing: [name]}\n",
         ),
     ]);
     assert_eq!(codes(&loaded), [Code::AllOff]);
@@ -703,18 +704,15 @@ fn a_file_keeps_its_name_and_is_edited_only_if_the_result_says_what_is_wanted() 
     let text =
         "provider: GUESTY\nfieldsToSync:\n  rates:\n    daily: true\r  other:\n    daily: true\n";
     let edit = |files: &[(&str, &str)]| {
-        let files = files
-            .iter()
-            .map(|(name, text)| (*name, text.as_bytes().to_vec()));
-        let loaded = load_texts(files);
+        let loaded = loaded_together(files);
         let file = &loaded.files[0];
         assert_eq!(file.own_name(), "guesty.yml");
-        let monthly = |on| Edit::Field {
+        let monthly = Edit::Field {
             group: "rates".to_owned(),
             field: "monthly".to_owned(),
-            on,
+            on: true,
         };
-        file.edit(&[monthly(true)]).is_some()
+        file.edit(&[monthly]).is_some()
     };
     let workspace = ("workspace.yaml", "slug: a\nextends: ../shared\n");
     let shared = (

@@ -672,7 +672,7 @@ fn only_some_providers_keep_the_problems_of_their_shared_files_of_the_schema_and
 }
 
 #[test]
-fn without_a_valid_workspace_file_nobody_knows_whether_a_shared_file_is_changed() {
+fn without_a_valid_workspace_file_changes_of_shared_parts_are_not_judged() {
     let codes = |workspace: &str| {
         let file = ("guesty.yaml", "provider: GUESTY\nicon: null\n");
         let loaded = loaded_together(&[("workspace.yaml", workspace), file]);
